@@ -1,0 +1,58 @@
+# make demo    install into .venv, then immunise, attack, score and report the built-in model
+# make test    install the test tools as well, then lint, type check and run every test
+# make lint    the lint and type check alone
+# make clean   remove .venv and caches; results in runs/ stay
+#
+# PYTHON=python3.12   the interpreter to build .venv with (3.11 or newer)
+# TORCH_INDEX=URL     the package index to take torch from (a CPU build, another CUDA version)
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(VENV)/stamp-demo
+	$(BIN)/boostershot run quickstart
+
+test: lint
+	$(BIN)/python -m pytest --durations=15
+
+lint: $(VENV)/stamp-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so an interrupted installation is done again and a finished one is not.
+# Each check below is a sentence for what would otherwise be a page of pip's output.
+$(VENV)/stamp-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo '$(PYTHON) has no venv module; install it (Debian: apt install python3-venv)' >&2; exit 1; }
+	@$(PYTHON) -c 'import os, shutil, sysconfig as s; open(os.path.join(s.get_path("include"), "Python.h")); \
+	  assert shutil.which((os.environ.get("CC") or s.get_config_var("CC")).split()[0])' 2>/dev/null || \
+	  { echo 'a C compiler and the headers of $(PYTHON) are needed to build pycosat (Debian: apt install gcc python3-dev)' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch comes first and alone, because it may come from another index than the rest.
+$(VENV)/stamp-demo: requirements.lock requirements-data.lock pyproject.toml | $(VENV)/stamp-python
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.lock)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps -r requirements-data.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/stamp-test: requirements-test.lock $(VENV)/stamp-demo
+	$(PIP) install -r requirements-test.lock
+	@touch $@
