@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 .PHONY: help demo test lint clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/stamp-demo
 	$(BIN)/boostershot run quickstart
@@ -33,7 +33,8 @@ clean:
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted installation is done again and a finished one is not.
-# Each check below is a sentence for what would otherwise be a page of pip's output.
+# Each check below is a sentence for what would otherwise be a page of pip's output. A .venv that works already,
+# made by hand say, is kept; half of one is not.
 $(VENV)/stamp-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -42,7 +43,7 @@ $(VENV)/stamp-python:
 	@$(PYTHON) -c 'import os, shutil, sysconfig as s; open(os.path.join(s.get_path("include"), "Python.h")); \
 	  assert shutil.which((os.environ.get("CC") or s.get_config_var("CC")).split()[0])' 2>/dev/null || \
 	  { echo 'a C compiler and the headers of $(PYTHON) are needed to build pycosat (Debian: apt install gcc python3-dev)' >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) --version >/dev/null 2>&1 || { echo 'Making $(VENV)'; $(PYTHON) -m venv --clear $(VENV); }
 	@touch $@
 
 # torch comes first and alone, because it may come from another index than the rest.
