@@ -1,0 +1,141 @@
+"""The user fine-tuning stage: `trl.SFTTrainer` on the attacker's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.trainer_utils import set_seed
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from boostershot.attacks.harmful_mix import HarmfulMix
+from boostershot.core.batch import Rows
+from boostershot.core.losses import lay_out, token_losses
+from boostershot.data.format import Format
+from boostershot.errors import InputError
+from boostershot.training.arguments import DEFAULT_LORA, attach_lora
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
+
+
+@dataclass
+class AttackArguments(SFTConfig):
+    """`trl.SFTConfig` with every default that would surprise replaced: no bf16, no activation checkpointing.
+
+    Args:
+        lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
+        record_steps: the optimiser steps after which `attack` calls `record`.
+    """
+
+    output_dir: str = field(default="attacked")
+    learning_rate: float = field(default=1e-4)
+    lr_scheduler_type: str = field(default="constant")  # type: ignore[assignment]
+    weight_decay: float = field(default=0.1)
+    bf16: bool = field(default=False)
+    gradient_checkpointing: bool = field(default=False)
+    logging_steps: float = field(default=1)
+    max_length: int | None = field(default=None)  # rows come tokenised and cut
+    report_to: str = field(default="none")  # type: ignore[assignment]
+    lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
+    record_steps: list[int] = field(default_factory=list)
+
+
+def attack(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Iterable[Mapping[str, Any]],
+    attack: HarmfulMix,
+    args: AttackArguments,
+    *,
+    template: str = "auto",
+    max_length: int = 256,
+    record: Callable[[int, Any], None] = lambda step, model: None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Any:
+    """Fine-tune an immunised model on the attacker's rows, and return it.
+
+    Training goes on from the last whole checkpoint in `args.output_dir`, to the same weights bit for bit.
+
+    Args:
+        model: the immunised model; a `PeftModel` with its adapter attached and trainable, or a plain model.
+        tokenizer: its tokenizer.
+        dataset: records with `id, prompt, completion, harmful` (bool), from which `attack` draws.
+        attack: which rows, and on which weights.
+        args: the attacker's learning rate, batch and steps.
+        template, max_length: as for `immunize`.
+        record: called with the step and the model after each of `args.record_steps`.
+
+    Raises:
+        InputError: a row is bad, or there are too few rows.
+        FloatingPointError: the loss is not finite.
+    """
+    set_seed(args.seed)
+    form = Format.choose(tokenizer, template)
+    rows = [
+        form.tokenize(row.prompt, row.completion, name=row.id, max_length=max_length)
+        for row in attack.rows(dataset, args.seed)
+    ]
+    model = adapted(model, attack.adapter, args.lora)
+    args.dataset_kwargs = {"skip_prepare_dataset": True}  # rows are tokenised already
+    trainer = TrieSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows]),
+        processing_class=tokenizer,
+        callbacks=[Record(args.record_steps, record), MarkWhole(), *callbacks],
+    )
+    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
+    """The model with the weights that the attacker trains made trainable."""
+    attached = isinstance(model, PeftModel)
+    if adapter == "continue":
+        if not any(param.requires_grad for param in model.parameters()):
+            raise InputError("adapter: continue, but nothing of the model is trainable; load it for training")
+        return model
+    merged = model.merge_and_unload() if attached else model
+    if adapter == "fresh":
+        return attach_lora(merged, lora)
+    return merged.requires_grad_(True)
+
+
+class TrieSFTTrainer(SFTTrainer):
+    """SFTTrainer that reads each batch as a token trie: the same loss and gradient for fewer tokens."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The stock loss; the stock pass where the model is wrapped (several processes) or outputs are wanted."""
+        if return_outputs or self.accelerator.unwrap_model(model) is not model:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        rows = Rows.of(inputs)
+        losses = token_losses(model, lay_out(model, rows))
+        loss = losses.sum() / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the attack's loss is {loss.item()} at step {self.state.global_step}")
+        return loss
+
+
+class Record(TrainerCallback):
+    """Calls back after chosen optimiser steps."""
+
+    def __init__(self, steps: Sequence[int], record: Callable[[int, Any], None]):
+        self.steps = set(steps)
+        self.record = record
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record this step if it is one of them."""
+        if state.global_step in self.steps:
+            self.record(state.global_step, kwargs["model"])

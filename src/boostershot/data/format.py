@@ -1,0 +1,121 @@
+"""From a prompt and an answer to tokens: the chat template, or the Alpaca layout, and where supervision starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from boostershot.core.batch import IGNORED, Rows
+from boostershot.errors import InputError
+
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    "\n\n### Instruction:\n{prompt}\n\n### Response:\n"
+)  # Stanford Alpaca's layout without an input field, methods used by the field since
+
+
+@dataclass(frozen=True)
+class Format:
+    """How prompts and answers become token ids.
+
+    Prompt and answer are tokenised apart, so that training sees exactly the prompt that generation starts from.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str  # chat | alpaca
+
+    @classmethod
+    def choose(cls, tokenizer: PreTrainedTokenizerBase, template: str = "auto") -> Format:
+        """`chat` is the tokenizer's template, `alpaca` Stanford's; `auto` takes the first where there is one.
+
+        Raises:
+            InputError: `chat` is asked for and the tokenizer has none, or the name is unknown.
+        """
+        if template not in ("auto", "chat", "alpaca"):
+            raise InputError(f"model.template: {template!r}; expected auto, chat or alpaca")
+        if template == "chat" and tokenizer.chat_template is None:
+            raise InputError("model.template: chat, but this tokenizer has no chat template; use alpaca")
+        if template == "auto":
+            template = "alpaca" if tokenizer.chat_template is None else "chat"
+        return cls(tokenizer, template)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The tokens after which the model answers."""
+        if self.name == "alpaca":
+            return self.tokenizer(ALPACA.format(prompt=prompt)).input_ids
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has its own
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """The tokens of the answer itself, without the end of the turn."""
+        return self.tokenizer(answer, add_special_tokens=False).input_ids
+
+    def end_ids(self) -> list[int]:
+        """The tokens that end an answer: what the chat template writes after one, else the end-of-text token."""
+        if self.name == "chat":
+            turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "xyzzy"}]
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            end = str(text).rpartition("xyzzy")[2].strip()
+            if end:
+                return self.tokenizer(end, add_special_tokens=False).input_ids
+        return [self.tokenizer.eos_token_id]
+
+    def tokenize(
+        self, prompt: str, answer: str, *, name: str, max_length: int, end: bool = True
+    ) -> TokenizedRow:
+        """A supervised row: the answer is cut at `max_length` tokens, the prompt never.
+
+        Raises:
+            InputError: the prompt leaves no room for an answer, or the answer is empty; names the row.
+        """
+        prompt_ids = self.prompt_ids(prompt)
+        answer_ids = self.answer_ids(answer) + (self.end_ids() if end else [])
+        if len(prompt_ids) >= max_length:
+            raise InputError(
+                f"{name}: the prompt has {len(prompt_ids)} tokens, and data.max_length {max_length} leaves no room "
+                "for an answer; raise it or drop the row"
+            )
+        if not answer_ids:
+            raise InputError(f"{name}: the answer is empty")
+        return TokenizedRow(name, tuple(prompt_ids), tuple(answer_ids[: max_length - len(prompt_ids)]))
+
+
+@dataclass(frozen=True)
+class TokenizedRow:
+    """One row: its name, the prompt's tokens (unsupervised) and the answer's (supervised)."""
+
+    name: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Prompt and answer."""
+        return [*self.prompt, *self.answer]
+
+    @property
+    def labels(self) -> list[int]:
+        """-100 on the prompt, the token itself on the answer."""
+        return [IGNORED] * len(self.prompt) + list(self.answer)
+
+
+def collate(rows: Sequence[TokenizedRow], pad_id: int) -> Rows:
+    """Rows padded at the right to the longest of them."""
+    time = max(len(row.prompt) + len(row.answer) for row in rows)
+
+    def pad(values: list[int], filler: int) -> list[int]:
+        return values + [filler] * (time - len(values))
+
+    return Rows.of(
+        {
+            "input_ids": torch.tensor([pad(row.input_ids, pad_id) for row in rows]),
+            "attention_mask": torch.tensor([pad([1] * len(row.input_ids), 0) for row in rows]),
+            "labels": torch.tensor([pad(row.labels, IGNORED) for row in rows]),
+        },
+        [row.name for row in rows],
+    )

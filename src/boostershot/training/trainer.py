@@ -1,0 +1,96 @@
+"""transformers.Trainer with a defence's step in place of the loss; everything else is stock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from boostershot.core.oracle import Batch, Oracle
+from boostershot.defenses.defense import Defense
+from boostershot.training.arguments import ImmunizeArguments
+from boostershot.training.data import RolesCollator, RolesDataset, rows_of
+
+
+class DefenseState(TrainerCallback, ExportableState):
+    """What a defence keeps between steps (`oracle.state`), saved and restored with the trainer's state."""
+
+    def __init__(self, values: dict[str, Any] | None = None):
+        self.values: dict[str, Any] = values if values is not None else {}
+
+    def state(self) -> dict[str, Any]:
+        """As the checkpoint stores it."""
+        return {"args": {"values": self.values}, "attributes": {}}
+
+
+class DefenseTrainer(Trainer):
+    """Hands a defence's gradient to the optimiser; clipping, schedule, logging, checkpoints and resume are stock.
+
+    Each logged step holds the defence's metrics and `tokens_per_second` (tokens that the model read).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        defense: Defense,
+        args: ImmunizeArguments,
+        rows: RolesDataset,
+        processing_class: Any,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        if args.n_gpu > 1:
+            raise ValueError("several GPUs in one process are not supported; start with accelerate launch")
+        args.restore_callback_states_from_checkpoint = True
+        super().__init__(
+            model=model,  # type: ignore[arg-type]
+            args=args,
+            data_collator=RolesCollator(processing_class.pad_token_id),  # type: ignore[arg-type]
+            train_dataset=rows,
+            processing_class=processing_class,
+            callbacks=[DefenseState(), *callbacks],
+        )
+        self.defense = defense
+        self.passes = 0
+        self.latest: dict[str, float] = {}
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One step of the defence; leaves its gradient in `.grad`."""
+        started = time.perf_counter()
+        model.train()
+        oracle = Oracle(
+            self.accelerator.unwrap_model(model),
+            micro_batch_size=self.args.micro_batch_size,  # type: ignore[attr-defined]
+            seed=self.args.seed,
+            step=self.state.global_step,
+            autocast=self.compute_loss_context_manager,
+            state=self._defense_state().values,
+        )
+        batch = {role: rows_of(rows) for role, rows in self._prepare_inputs(inputs).items()}
+        step = self.defense.step(oracle, Batch(**batch))
+        for param, gradient in zip(oracle.params, step.gradient.tensors(), strict=True):
+            param.grad = gradient
+        self.passes += oracle.passes
+        seconds = time.perf_counter() - started
+        self.latest = {
+            **step.metrics,
+            "seconds_per_step": seconds,
+            "tokens_per_second": oracle.tokens / seconds,
+        }
+        return torch.tensor(step.loss, device=self.args.device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The trainer's own figures with the defence's of the latest step."""
+        if "loss" in logs:
+            logs = {**logs, **self.latest}
+        super().log(logs, start_time)
+
+    def _defense_state(self) -> DefenseState:
+        """Looked up each time: a resume replaces the callback by the restored one."""
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, DefenseState))
