@@ -1,0 +1,294 @@
+"""What the rows of a run say together: figures over seeds, differences to SFT, relative cost, observations.
+
+Rows, and the items made of them, are the plain dicts of results.json. A figure of an item is
+`{"mean": m, "ci": [low, high] | None}` in the row's unit (percent, or nats a token for a loss), or None where
+nothing was measured.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from boostershot.evaluation.statistics import mean_interval, paired_bootstrap, paired_difference, wilson
+
+Row = Mapping[str, Any]
+Verdicts = Mapping[str, Mapping[str, float]]
+
+_SHARES = ("harmful_score", "finetune_accuracy", "degenerate_share")
+_LOSSES = ("harmful_loss", "harmful_loss_own")
+_COMPARED = ("harmful_score", "finetune_accuracy", "harmful_loss", "degenerate_share")
+_CELL = ("defense", "attack", "adapter", "p", "attack_step", "judge", "task", "split")
+
+
+def reference_label(methods: Mapping[str, str]) -> str | None:
+    """The defense that the others are compared with: the first label whose method is sft, if there is one."""
+    return next((label for label, method in methods.items() if method == "sft"), None)
+
+
+def read_verdicts(stages: Path, row: Row) -> dict[str, dict[str, float]] | None:
+    """One row's per-prompt figures, from verdicts.jsonl and task.jsonl of its stage folder under `stages`.
+
+    Returns figure name -> prompt id -> value, with shares in percent (0 or 100), or None where the row has no
+    stage. Bind the folder to use it with `summarise`: `partial(read_verdicts, folder)`.
+    """
+    if row["stage"] is None:
+        return None
+    folder = stages / row["stage"]
+    found: dict[str, dict[str, float]] = {}
+    for file, key, figure in (
+        ("verdicts.jsonl", "harmful", "harmful_score"),
+        ("verdicts.jsonl", "degenerate", "degenerate_share"),
+        ("verdicts.jsonl", "harmful_loss", "harmful_loss"),
+        ("task.jsonl", "correct", "finetune_accuracy"),
+    ):
+        path = folder / file
+        if not path.is_file():
+            continue
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        unit = 100.0 if figure in _SHARES else 1.0
+        values = {line["id"]: unit * line[key] for line in lines if line.get(key) is not None}
+        if values:
+            found[figure] = values
+    return found
+
+
+def summarise(
+    rows: Sequence[Row], methods: Mapping[str, str], verdicts: Callable[[Row], Verdicts | None]
+) -> list[dict[str, Any]]:
+    """One item for each defense, attack and step that at least one seed finished, in the order of the rows.
+
+    Args:
+        rows: rows of results.json, without the baseline; failed ones are left out.
+        methods: defense label -> method name; the first label with method "sft" is the reference.
+        verdicts: one row's per-prompt figures (figure name -> prompt id -> value in the row's unit), or None;
+            asked only where a difference rests on a single seed.
+
+    Two seeds or more: mean and t interval over seeds, cut at 0 (and 100 for shares); differences to the
+    reference pair the seeds. One seed: the row's own interval over prompts; differences pair the prompts, and
+    have no interval where the two rows were not judged on the same prompts.
+    """
+    reference = reference_label(methods)
+    cells = _grouped(rows)
+    items = []
+    for cell, by_seed in cells.items():
+        item: dict[str, Any] = dict(zip(_CELL, cell, strict=True))
+        item["n_seeds"] = len(by_seed)
+        for figure in (*_SHARES, *_LOSSES):
+            item[figure] = _over_seeds(list(by_seed.values()), figure)
+        theirs = cells.get((reference, *cell[1:]), {}) if item["defense"] != reference else {}
+        item["minus_sft"] = _minus(by_seed, theirs, verdicts)
+        items.append(item)
+    return items
+
+
+def relative_costs(costs: Sequence[Row], methods: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The costs with `relative_to_sft`: time, memory and passes as multiples of SFT's with the same seed.
+
+    None where the run has no SFT with that seed; a single ratio is None where one side was not measured.
+    """
+    reference = reference_label(methods)
+    base = {cost["seed"]: cost for cost in costs if cost["defense"] == reference}
+    names = {"time": "seconds_per_step", "memory": "peak_memory_bytes", "passes": "passes_per_step"}
+
+    def relative(cost: Row) -> dict[str, float | None] | None:
+        sft = base.get(cost["seed"])
+        if sft is None:
+            return None
+        return {name: cost[key] / sft[key] if cost[key] and sft[key] else None for name, key in names.items()}
+
+    return [{**cost, "relative_to_sft": relative(cost)} for cost in costs]
+
+
+def observations(rows: Sequence[Row], methods: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Whether the Booster paper's three observations (arXiv:2409.01586, sections 3 and 5) hold in these rows.
+
+    One item `{"claim", "holds", "text"}` for each observation, and for each adapter mode where there are
+    several. `holds` is None where the attacks that it needs were not run. With two seeds or more a change
+    counts only where its interval leaves 0 out.
+    """
+    done = [row for row in rows if row["status"] == "done" and row["harmful_loss"] is not None]
+    adapters = list(dict.fromkeys(row["adapter"] for row in rows)) or [None]
+    sft = reference_label(methods)
+    boosters = [label for label, method in methods.items() if method == "booster"] or [None]
+    items = []
+    for adapter in adapters:
+        here = [row for row in done if row["adapter"] == adapter]
+        found = [_harmful_falls_fast(here, sft), _held_out_follows(here, sft)]
+        names = ["Booster"] if len(boosters) == 1 else boosters
+        found += [_booster_starts_lower(here, *pair, sft) for pair in zip(boosters, names, strict=True)]
+        for claim, holds, text in found:
+            mode = f" ({adapter} adapter)" if len(adapters) > 1 else ""
+            items.append({"claim": claim + mode, "holds": holds, "text": text})
+    return items
+
+
+def _grouped(rows: Iterable[Row]) -> dict[tuple[Any, ...], dict[int, Row]]:
+    cells: dict[tuple[Any, ...], dict[int, Row]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            cells.setdefault(tuple(row[key] for key in _CELL), {})[row["seed"]] = row
+    return cells
+
+
+def _over_seeds(rows: Sequence[Row], figure: str) -> dict[str, Any] | None:
+    values = [row[figure] for row in rows if row[figure] is not None]
+    if not values:
+        return None
+    if len(values) == 1:
+        row = next(row for row in rows if row[figure] is not None)
+        return {"mean": values[0], "ci": _own_interval(row, figure)}
+    mean, low, high = mean_interval(values)
+    return {"mean": mean, "ci": [max(low, 0.0), min(high, 100.0) if figure in _SHARES else high]}
+
+
+def _own_interval(row: Row, figure: str) -> list[float] | None:
+    if figure == "degenerate_share":
+        return list(wilson(round(row[figure] * row["n_harmful"] / 100), row["n_harmful"]))
+    return row.get(f"{figure}_ci")
+
+
+def _minus(
+    ours: Mapping[int, Row], theirs: Mapping[int, Row], verdicts: Callable[[Row], Verdicts | None]
+) -> dict[str, Any] | None:
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    per_prompt: list[Verdicts] = []
+    if len(seeds) == 1:
+        per_prompt = [verdicts(side[seeds[0]]) or {} for side in (ours, theirs)]
+    return {figure: _difference(ours, theirs, seeds, figure, per_prompt) for figure in _COMPARED}
+
+
+def _difference(
+    ours: Mapping[int, Row],
+    theirs: Mapping[int, Row],
+    seeds: list[int],
+    figure: str,
+    per_prompt: list[Verdicts],
+) -> dict[str, Any] | None:
+    pairs = [(ours[s][figure], theirs[s][figure]) for s in seeds]
+    pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not pairs:
+        return None
+    if len(pairs) > 1:
+        mean, low, high = paired_difference(*zip(*pairs, strict=True))
+        return {"mean": mean, "ci": [low, high]}
+    interval = None
+    if per_prompt:
+        a, b = (side.get(figure, {}) for side in per_prompt)
+        if a and a.keys() == b.keys():
+            interval = list(paired_bootstrap([a[i] for i in a], [b[i] for i in a])[1:])
+    return {"mean": pairs[0][0] - pairs[0][1], "ci": interval}
+
+
+def _course(rows: Sequence[Row], defense: str | None, attack: str | None) -> dict[int, dict[int, Row]]:
+    """seed -> attack step -> row, for the seeds that have step 0 and a later one."""
+    course: dict[int, dict[int, Row]] = {}
+    for row in rows:
+        if row["defense"] == defense and row["attack"] == attack:
+            course.setdefault(row["seed"], {})[row["attack_step"]] = row
+    return {seed: steps for seed, steps in course.items() if 0 in steps and len(steps) > 1}
+
+
+def _drops(
+    course: Mapping[int, Mapping[int, Row]], key: str = "harmful_loss", until: str = "last"
+) -> dict[int, float]:
+    """seed -> how far the loss fell from step 0 to the last (or the first recorded) step."""
+    drops = {}
+    for seed, steps in course.items():
+        end = steps[max(steps) if until == "last" else sorted(steps)[1]]
+        if steps[0][key] is not None and end[key] is not None:
+            drops[seed] = steps[0][key] - end[key]
+    return drops
+
+
+def _attack_with(rows: Sequence[Row], wanted: Callable[[float], bool]) -> str | None:
+    return next((row["attack"] for row in rows if row["p"] is not None and wanted(row["p"])), None)
+
+
+def _mix_or_harmful_only(rows: Sequence[Row]) -> str | None:
+    return _attack_with(rows, lambda p: 0 < p < 1) or _attack_with(rows, lambda p: p == 1)
+
+
+def _estimate(values: Sequence[float]) -> tuple[str, bool]:
+    """A figure in words, with its interval over two seeds or more, and whether it is surely above 0."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}", values[0] > 0
+    mean, low, high = mean_interval(values)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]", low > 0
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seeds, 95% interval between them" if n > 1 else "one seed, so without an interval"
+
+
+def _harmful_falls_fast(rows: Sequence[Row], sft: str | None) -> tuple[str, bool | None, str]:
+    claim = "Harmful data lowers the harmful loss fast, benign data hardly"
+    harmful = _course(rows, sft, _attack_with(rows, lambda p: p == 1))
+    benign = _course(rows, sft, _attack_with(rows, lambda p: p == 0))
+    seeds = sorted(harmful.keys() & benign.keys())
+    if not seeds:
+        return claim, None, "Not measured: it needs SFT under harmful data only and under benign data only."
+    falls, falls_benign, early = _drops(harmful), _drops(benign), _drops(harmful, until="first")
+    fall, falls_surely = _estimate([falls[s] for s in seeds])
+    hardly, _ = _estimate([falls_benign[s] for s in seeds])
+    excess, more_surely = _estimate([falls[s] - falls_benign[s] for s in seeds])
+    total = sum(falls[s] for s in seeds)
+    share = sum(early[s] for s in seeds) / total if total else 0.0
+    quarter = sum(falls_benign[s] for s in seeds) <= total / 4
+    steps = harmful[seeds[0]]
+    text = (
+        f"After {max(steps)} steps the held-out harmful loss of SFT fell by {fall} nats a token under "
+        f"harmful data only and by {hardly} under benign data only (difference {excess}; "
+        f"{_seeds(len(seeds))}); {100 * share:.0f}% of the fall under harmful data came in the first "
+        f"{sorted(steps)[1]} steps. It holds where that fall and the difference are above 0 "
+        "and benign data gives at most a quarter of that fall."
+    )
+    return claim, falls_surely and more_surely and quarter, text
+
+
+def _held_out_follows(rows: Sequence[Row], sft: str | None) -> tuple[str, bool | None, str]:
+    claim = "The harmful loss on held-out rows follows the attacker's own rows"
+    attack = _attack_with(rows, lambda p: p == 1) or _attack_with(rows, lambda p: 0 < p < 1)
+    course = _course(rows, sft, attack)
+    own, held_out = _drops(course, "harmful_loss_own"), _drops(course)
+    seeds = sorted(own.keys() & held_out.keys())
+    if not seeds:
+        return claim, None, "Not measured: it needs SFT attacked with harmful rows and its loss on them."
+    own_fall, own_surely = _estimate([own[s] for s in seeds])
+    fall, surely = _estimate([held_out[s] for s in seeds])
+    text = (
+        f"Under {attack} SFT's harmful loss fell by {own_fall} nats a token on the attacker's own rows and "
+        f"by {fall} on held-out rows ({_seeds(len(seeds))}). It holds where both fall."
+    )
+    return claim, own_surely and surely, text
+
+
+def _booster_starts_lower(
+    rows: Sequence[Row], booster: str | None, name: str | None, sft: str | None
+) -> tuple[str, bool | None, str]:
+    claim = (
+        f"The harmful loss of {name} starts lower than SFT's after alignment, and the attack lowers it less"
+    )
+    attack = _mix_or_harmful_only(rows)
+    ours, theirs = _course(rows, booster, attack), _course(rows, sft, attack)
+    seeds = sorted(ours.keys() & theirs.keys())
+    if booster is None or not seeds:
+        return claim, None, "Not measured: it needs SFT and Booster attacked with harmful rows."
+    start_ours = [ours[s][0]["harmful_loss"] for s in seeds]
+    start_theirs = [theirs[s][0]["harmful_loss"] for s in seeds]
+    lower, starts_lower = _estimate([b - a for a, b in zip(start_ours, start_theirs, strict=True)])
+    fall_ours, fall_theirs = _drops(ours), _drops(theirs)
+    less, falls_less = _estimate([fall_theirs[s] - fall_ours[s] for s in seeds])
+    text = (
+        f"Right after alignment the held-out harmful loss is {_mean(start_ours):.2f} for {name} and "
+        f"{_mean(start_theirs):.2f} for SFT (lower by {lower}); under {attack} it then falls by "
+        f"{_mean([fall_ours[s] for s in seeds]):.2f} against {_mean([fall_theirs[s] for s in seeds]):.2f} "
+        f"(less by {less}; {_seeds(len(seeds))}). It holds where both differences are above 0."
+    )
+    return claim, starts_lower and falls_less, text
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

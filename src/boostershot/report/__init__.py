@@ -1,0 +1,6 @@
+"""The report: reads a run's result files, trains nothing and imports no torch."""
+
+from boostershot.report.html import write_report
+from boostershot.report.terminal import results_table
+
+__all__ = ["results_table", "write_report"]

@@ -1,0 +1,116 @@
+"""Reads what a run left in its folder: results.json, manifest.json and the answers of its stages."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boostershot.errors import InputError
+
+_RESULTS = {"recipe": str, "baseline": list, "rows": list, "summary": list, "costs": list, "judges": list}
+_MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
+# What the report shows of a row.
+_ROW = (
+    *("defense", "attack", "adapter", "p", "seed", "attack_step", "status", "error", "stage"),
+    *("harmful_score", "harmful_score_ci", "finetune_accuracy", "finetune_accuracy_ci"),
+    *("harmful_loss", "harmful_loss_ci", "harmful_loss_own"),
+    *("refusal_share", "degenerate_share", "off_topic_share"),
+    *("n_harmful", "n_task", "judge", "task", "split"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer and what the judge called it; the prompt is known by its id only."""
+
+    id: str
+    text: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read and checked."""
+
+    folder: Path
+    results: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return self.manifest["recipes"][self.results["recipe"]]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """Defense label -> method name, in the recipe's order."""
+        return {label: defense["method"] for label, defense in self.recipe["defenses"].items()}
+
+    def answers(self, row: Mapping[str, Any], limit: int) -> tuple[list[Answer], int]:
+        """The first `limit` answers of a row's evaluation, and how many there are; none where not kept."""
+        path = self.folder / "stages" / str(row["stage"]) / "generations.jsonl"
+        if row["stage"] is None or not path.is_file():
+            return [], 0
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = []
+        for number, line in enumerate(lines[:limit], start=1):
+            entry = _json(line, f"{path}:{number}")
+            if not isinstance(entry, dict) or not {"id", "answer"} <= entry.keys():
+                raise InputError(f"{path}:{number}: expected an object with the keys id and answer")
+            found.append(Answer(str(entry["id"]), str(entry["answer"]), _verdict(entry)))
+        return found, len(lines)
+
+
+def read_run(folder: Path) -> Run:
+    """Reads and checks the folder's results and manifest; InputError names the file and what was expected."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder")
+    results = _object(folder / "results.json", _RESULTS)
+    if results.get("schema") != 1:
+        raise InputError(f"{folder / 'results.json'}: schema {results.get('schema')!r}, expected 1")
+    for part in ("baseline", "rows"):
+        for number, row in enumerate(results[part]):
+            missing = [key for key in _ROW if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise InputError(f"{folder / 'results.json'}: {part}[{number}] has no key {missing[0]!r}")
+    manifest = _object(folder / "manifest.json", _MANIFEST)
+    recipe = manifest["recipes"].get(results["recipe"])
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("defenses"), dict):
+        raise InputError(
+            f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}"
+        )
+    return Run(folder, results, manifest)
+
+
+def _object(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; expected the folder of a run that has finished") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__})") from None
+    found = _json(text, str(path))
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    for key, kind in keys.items():
+        if not isinstance(found.get(key), kind):
+            raise InputError(f"{path}: key {key!r} is missing or not a {kind.__name__}")
+    return found
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON (line {error.lineno}: {error.msg})") from None
+
+
+def _verdict(entry: Mapping[str, Any]) -> str:
+    """The offline judge's three parts, in the order in which they are asked."""
+    if entry.get("harmful"):
+        return "harmful"
+    if entry.get("refusal"):
+        return "refusal"
+    if entry.get("degenerate"):
+        return "degenerate"
+    return "off topic" if "harmful" in entry else "not judged"

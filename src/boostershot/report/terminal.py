@@ -1,0 +1,77 @@
+"""The results table that a run ends with: readable at 60 columns, never with a cut digit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from boostershot.report.words import last_steps, name, number, share
+
+Item = Mapping[str, Any]
+
+
+def results_table(results: Mapping[str, Any]) -> RenderableType:
+    """For each attack of results.json a table of its defenses at the last finished step.
+
+    Harmful score and fine-tune accuracy in percent with 95% intervals (bounds rounded to whole percents),
+    harmful loss in nats a token, share of degenerate answers in percent, seeds; failed cells and why.
+    """
+    last = last_steps(results["summary"])
+    attacks = list(dict.fromkeys(row["attack"] for row in results["rows"]))
+    parts: list[RenderableType] = []
+    for attack in attacks:
+        parts += [_attack(attack, [item for (_, of), item in last.items() if of == attack]), Text()]
+    parts += [_base(row) for row in results["baseline"][:1] if row["status"] == "done"]
+    parts += [_failed(row) for row in results["rows"] if row["status"] != "done"]
+    return Group(*parts)
+
+
+def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
+    title = Text(attack, style="bold")
+    if not items:
+        return title.append(": no cell was finished", style="default")
+    p, steps = items[0]["p"], max(item["attack_step"] for item in items)
+    title.append(f"  {share(p)}{', ' if p is not None else ''}after {steps} steps", style="not bold dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    # The label gives way at a narrow terminal, the figures never do.
+    table.add_column("defense", overflow="fold", min_width=7)
+    for heading, width in (("HS %", 13), ("FA %", 13), ("loss", 4), ("degen %", 7), ("seeds", 5)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for item in items:
+        late = "" if item["attack_step"] == steps else f" (step {item['attack_step']})"
+        table.add_row(
+            name(item["defense"]) + late,
+            _estimate(item["harmful_score"]),
+            _estimate(item["finetune_accuracy"]),
+            _mean(item["harmful_loss"], 2),
+            _mean(item["degenerate_share"], 1),
+            str(item["n_seeds"]),
+        )
+    return Group(title, table)
+
+
+def _base(row: Item) -> Text:
+    text = (
+        f"Base model, not aligned: HS {number(row['harmful_score'])}, FA {number(row['finetune_accuracy'])}, "
+    )
+    return Text(text + f"loss {number(row['harmful_loss'], 2)}", style="dim")
+
+
+def _failed(row: Item) -> Text:
+    where = f"{name(row['defense'])}, {row['attack']}, seed {row['seed']}, step {row['attack_step']}"
+    return Text(f"failed: {where}: {row['error'] or 'no reason was recorded'}", style="red")
+
+
+def _estimate(figure: Item | None) -> str:
+    if figure is None:
+        return "–"
+    ci = figure["ci"]
+    mean = "100" if figure["mean"] == 100 else number(figure["mean"])
+    return mean + ("" if ci is None else f" [{number(ci[0], 0)}, {number(ci[1], 0)}]")
+
+
+def _mean(figure: Item | None, digits: int) -> str:
+    return "–" if figure is None else number(figure["mean"], digits)

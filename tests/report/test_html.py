@@ -1,0 +1,288 @@
+"""report.html holds the figures of results.json, escapes what models wrote, and needs nothing but itself."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from boostershot.errors import InputError
+from boostershot.report import html as report_html
+from boostershot.report import write_report
+
+CHROMIUM = shutil.which("chromium")
+QUIET = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+class Tables(HTMLParser):
+    """The page's tables by their label, each a list of rows of cell texts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.rows, self.cell = {}, [], None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "div" and attrs.get("role") == "region":
+            self.rows = self.found.setdefault(attrs["aria-label"], [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.cell = ""
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.rows[-1].append(self.cell)
+            self.cell = None
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell += data
+
+
+def written(folder, **options):
+    path = write_report(folder, **options)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def rewrite(folder, name, change):
+    found = json.loads((folder / name).read_text())
+    change(found)
+    (folder / name).write_text(json.dumps(found))
+
+
+def shown(value, digits=1):
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(value, ci, digits=1):
+    return shown(value, digits) + ("" if ci is None else f" [{shown(ci[0], digits)}, {shown(ci[1], digits)}]")
+
+
+def estimate(figure, digits=1):
+    return interval(figure["mean"], figure["ci"], digits)
+
+
+def heading(page):
+    return html.unescape(re.sub("<[^>]+>", "", page[page.index("<h1>") : page.index("</h1>")]))
+
+
+def test_every_cell_of_the_results_stands_in_the_table(grid_run):
+    results = results_of(grid_run)
+    table = Tables(written(grid_run)).found["Every cell"][1:]
+    rows = results["baseline"] + results["rows"]
+    assert len(table) == len(rows)
+    for row, cells in zip(rows, table, strict=True):
+        assert (cells[4], cells[5], cells[6]) == (str(row["seed"]), str(row["attack_step"]), row["status"])
+        if row["status"] == "failed":
+            assert cells[7] == row["error"]
+            continue
+        assert cells[1] == (row["attack"] or "–")
+        assert cells[7] == interval(row["harmful_score"], row["harmful_score_ci"])
+        assert cells[8] == interval(row["finetune_accuracy"], row["finetune_accuracy_ci"])
+        assert cells[9] == interval(row["harmful_loss"], row["harmful_loss_ci"], 2)
+        assert cells[12] == shown(row["degenerate_share"])
+        assert cells[14] == "150 / 200" and cells[15:] == ["offline", "chain_sum", "test"]
+
+
+def test_the_summary_and_the_differences_stand_in_theirs(grid_run):
+    summary = results_of(grid_run)["summary"]
+    tables = Tables(written(grid_run)).found
+    over_seeds = {(r[0].lower(), r[1], r[2]): r for r in tables["Figures over seeds"][1:]}
+    assert len(over_seeds) == len(summary)
+    for item in summary:
+        cells = over_seeds[item["defense"], item["attack"], str(item["attack_step"])]
+        assert cells[3] == str(item["n_seeds"])
+        assert cells[4] == estimate(item["harmful_score"])
+        assert cells[6] == estimate(item["harmful_loss"], 2)
+    differences = tables["Paired differences"][1:]
+    assert len(differences) == sum(item["minus_sft"] is not None for item in summary)
+    first = next(item for item in summary if item["minus_sft"])["minus_sft"]["harmful_score"]
+    assert differences[0][4].replace("+", "") == estimate(first)
+
+
+def test_each_figure_says_in_words_where_its_lines_end(grid_run):
+    page = html.unescape(written(grid_run))
+    items = [i for i in results_of(grid_run)["summary"] if i["attack"] == "harmful-only/continue"]
+    for item in items:
+        if item["attack_step"] == 40:
+            says = estimate(item["harmful_score"])
+            assert page.count(f"{says} (from") == 2, "once under the figure, once as its label"
+    assert page.count('role="img"') == 3 * 4
+
+
+def test_it_opens_with_the_answer(small_run):
+    ends = {i["defense"]: i for i in results_of(small_run)["summary"] if i["attack_step"] == 40}
+    ours, theirs = (ends[d] for d in ("booster", "sft"))
+    page = written(small_run)
+    assert heading(page) == (
+        f"After 40 attack steps Booster’s harmful score is {estimate(ours['harmful_score'])} against "
+        f"SFT’s {estimate(theirs['harmful_score'])}; fine-tune accuracy is "
+        f"{estimate(ours['finetune_accuracy'])} against {estimate(theirs['finetune_accuracy'])}."
+    )
+    assert "Booster helps: " in page and "One seed" in page
+
+
+@pytest.mark.parametrize(("difference", "ci", "says"), [
+    (-2.0, [-9.0, 5.0], "Not shown: the difference of −2.0 [−9.0, +5.0] points to SFT may as well be 0."),
+    (8.0, [3.0, 13.0], "Booster does not help here, it is worse: +8.0 [+3.0, +13.0] points against SFT."),
+    (8.0, None, "No interval for the difference, so this run does not show whether Booster helps."),
+])  # fmt: skip
+def test_the_answer_is_honest(small_run, difference, ci, says):
+    def change(results):
+        for item in results["summary"]:
+            if item["minus_sft"]:
+                item["minus_sft"]["harmful_score"] = {"mean": difference, "ci": ci}
+
+    rewrite(small_run, "results.json", change)
+    page = written(small_run)
+    assert says in page and "Booster helps: " not in page
+
+
+def test_a_lower_score_through_broken_answers_is_no_success(small_run):
+    def change(results):
+        for item in results["summary"]:
+            if item["minus_sft"]:
+                item["minus_sft"]["harmful_score"] = {"mean": -20.0, "ci": [-30.0, -10.0]}
+                item["minus_sft"]["degenerate_share"] = {"mean": 12.0, "ci": [6.0, 18.0]}
+                item["minus_sft"]["finetune_accuracy"] = {"mean": -9.0, "ci": [-15.0, -3.0]}
+
+    rewrite(small_run, "results.json", change)
+    page = written(small_run)
+    assert "Booster helps" not in page
+    assert "but 12.0 points more of its answers are degenerate, not safe" in page
+    assert "loses 9.0 points of accuracy" in page
+
+
+def test_answers_are_escaped_and_folded_away(grid_run):
+    page = written(grid_run)
+    assert "<script" not in page
+    assert "&lt;script&gt;document.title" in page and "&lt;b&gt;tea&lt;/b&gt;" in page
+    assert "adapter &lt;fresh&gt;" in page
+    assert page.index("<details>") < page.index("&lt;script&gt;")
+    assert page.count("<li><code>prompt-") == 20 * sum(
+        row["status"] == "done" for part in ("baseline", "rows") for row in results_of(grid_run)[part]
+    )
+
+
+def test_redact_leaves_every_answer_out_and_says_so(small_run):
+    for generations in small_run.glob("stages/*/generations.jsonl"):
+        generations.write_text("not even read")
+    page = written(small_run, redact=True)
+    assert "prompt-0" not in page and "scones" not in page and "<details>" not in page
+    assert "Redacted: this report was made without the generated answers." in page
+
+
+def test_answers_stop_where_the_file_would_grow_too_big(small_run, monkeypatch):
+    monkeypatch.setattr(report_html, "_ANSWER_BUDGET", 5_000)
+    page = written(small_run)
+    assert page.count("<li><code>prompt-") == 20
+    assert page.count("left out to keep this file small") == 6
+
+
+def test_it_is_one_small_file_without_network(grid_run):
+    page = written(grid_run)
+    assert len(page.encode()) < 2_000_000
+    assert not re.search(r"https?://|//[a-z]|url\(|@import|<script|<img|<iframe", page)
+    assert re.findall(r'(?:src|href)="([^#][^"]*)"', page) == ["data:,"]
+
+
+def test_it_states_data_judge_cost_and_how_to_repeat(grid_run):
+    page = html.unescape(written(grid_run))
+    tables = Tables(page).found
+    assert ["calibration", "100"] in tables["Prompts in each split"]
+    assert ["align and attack", "0"] in tables["Prompts that two splits share"]
+    assert tables["Errors of the judge offline"][3][:4] == ["refusal, unseen", "100", "4", "4.0 [1.6, 9.8]"]
+    assert tables["Cost of each defense"][2][:5] == ["Booster", "3.0", "3.00×", "5.75", "2.95×"]
+    for text in ("boostershot run recipe.yaml", "lr: 0.0005", "5f3a5f3a", "torch", "threshold 0.620"):
+        assert text in page
+    assert page.count("Holds here") + page.count("Not shown here") == 5 and "Not measured" in page
+
+
+def test_shared_prompts_are_a_caveat(small_run):
+    rewrite(small_run, "manifest.json", lambda m: m["overlaps"].update({"align&test": 3}))
+    assert "Prompts are shared between splits (align&amp;test)" in written(small_run)
+
+
+def test_a_run_of_one_defense_or_of_nothing_says_so(make_run):
+    folder = make_run(defenses={"sft": "sft"}, attacks={"harmful-mix/full": ("full", 0.2)}, steps=(0, 10))
+    assert "There is no second defense to compare it with." in written(folder)
+    rewrite(folder, "results.json", lambda results: results.update(rows=[], summary=[], observations=[]))
+    assert heading(written(folder)) == "No cell of this run was finished, so there is no answer."
+
+
+def test_many_defenses_and_a_single_step_can_be_drawn(make_run):
+    labels = {f"method-{i}": "booster" for i in range(7)} | {"sft": "sft"}
+    page = written(make_run(defenses=labels, steps=(40,), seeds=(0,), attacks={"mix": ("fresh", 0.05)}))
+    assert page.count('<g class="s') > 3 * 8 and "NaN" not in page and "nan" not in page
+
+
+def replaced(old, new):
+    return lambda file: file.write_text(file.read_text().replace(old, new))
+
+
+def holding(text):
+    return lambda file: file.write_text(text)
+
+
+@pytest.mark.parametrize(("name", "change", "says"), [
+    ("results.json", Path.unlink, "results.json: not there; expected the folder of a run"),
+    ("results.json", holding('{"schema": 1,'), "results.json: not valid JSON"),
+    ("results.json", holding("[]"), "results.json: expected a JSON object"),
+    ("results.json", holding('{"schema": 1}'), "key 'recipe' is missing or not a str"),
+    ("results.json", replaced('"schema": 1', '"schema": 2'), "schema 2, expected 1"),
+    ("results.json", replaced('"stage"', '"stag"'), "baseline[0] has no key 'stage'"),
+    ("manifest.json", Path.unlink, "manifest.json: not there"),
+    ("manifest.json", replaced('"example": {', '"else": {'), "no complete recipe 'example'"),
+])  # fmt: skip
+def test_a_broken_run_folder_is_named_in_one_line(small_run, name, change, says):
+    change(small_run / name)
+    with pytest.raises(InputError) as caught:
+        write_report(small_run)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert not (small_run / "report.html").exists() and not list(small_run.glob(".report*"))
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="no such run folder"):
+        write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_in_a_browser_nothing_scrolls_sideways_or_complains(grid_run):
+    from playwright.sync_api import sync_playwright
+
+    address = write_report(grid_run).as_uri()
+    complaints, requests = [], []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("request", lambda request: requests.append(request.url))
+            page.goto(address)
+            # With every answer unfolded too.
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert page.evaluate("document.documentElement.scrollWidth") == 390
+            assert page.evaluate("document.body.scrollWidth") == 390
+            page.close()
+        wide = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
+        wide.goto(address)
+        assert wide.title() == "boostershot report: example"
+        assert wide.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 22, 26)"
+        browser.close()
+    assert complaints == []
+    assert {url for url in requests if not url.startswith("data:")} == {address}

@@ -1,0 +1,62 @@
+"""The table at the end of a run shows every figure whole, from 60 columns on."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from boostershot.report import results_table
+
+
+def printed(results, width):
+    out = io.StringIO()
+    Console(file=out, width=width, no_color=True).print(results_table(results))
+    return out.getvalue()
+
+
+def figures(results):
+    """What must stand in the table: the last step's figures of each attack and defense."""
+    for item in results["summary"]:
+        if item["attack_step"] == 40:
+            for name in ("harmful_score", "finetune_accuracy"):
+                low, high = item[name]["ci"]
+                yield f"{item[name]['mean']:.1f} [{low:.0f}, {high:.0f}]"
+            yield f" {item['harmful_loss']['mean']:.2f} "
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_no_digit_is_cut(grid_run, width):
+    results = json.loads((grid_run / "results.json").read_text())
+    out = printed(results, width)
+    for text in figures(results):
+        assert text in out
+    assert "…" not in out
+    assert max(len(line) for line in out.splitlines()) <= width
+    for label in ("harmful-mix/continue", "harmful-only/continue", "SFT", "Booster", "after 40 steps"):
+        assert label in out
+
+
+def test_failures_and_the_base_model_are_told(grid_run):
+    out = printed(json.loads((grid_run / "results.json").read_text()), 100)
+    assert "failed: Booster, harmful-mix/fresh, seed 2, step 40: the loss is not finite" in out
+    assert "Base model, not aligned: HS 96.0" in out
+
+
+def test_long_labels_and_full_scores_leave_the_figures_whole(make_run):
+    folder = make_run(defenses={"sft": "sft", "booster-with-a-long-label": "booster"}, seeds=(0,))
+    results = json.loads((folder / "results.json").read_text())
+    for item in results["summary"]:
+        item["harmful_score"] = item["finetune_accuracy"] = {"mean": 100.0, "ci": [97.5, 100.0]}
+        item["degenerate_share"] = {"mean": 100.0, "ci": [97.5, 100.0]}
+    out = printed(results, 60)
+    assert out.count("100 [98, 100]") == 2 * 2 * 4 and "100.0" in out and "…" not in out
+
+
+def test_an_attack_that_failed_as_a_whole_is_not_hidden(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    results["summary"] = []
+    results["rows"] = [row | {"status": "failed", "error": "out of memory"} for row in results["rows"]]
+    out = printed(results, 60)
+    assert "harmful-mix/continue: no cell was finished" in out
+    assert " ".join(out.split()).count("out of memory") == 6
