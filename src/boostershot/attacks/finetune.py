@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 from trl.trainer.sft_config import SFTConfig
@@ -91,6 +91,8 @@ def attack(
         processing_class=tokenizer,
         callbacks=[Record(args.record_steps, record), MarkWhole(), *callbacks],
     )
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
     checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.accelerator.unwrap_model(trainer.model)

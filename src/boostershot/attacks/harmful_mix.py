@@ -59,7 +59,8 @@ class HarmfulMix:
             InputError: there are too few rows of a kind.
         """
         pool = [
-            AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset
+            AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"]))
+            for row in dataset
         ]
         draw = random.Random(f"harmful-mix/{seed}")
         picked: list[AttackRow] = []

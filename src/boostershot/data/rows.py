@@ -96,9 +96,7 @@ def completions(
     return _not_empty(rows, where)
 
 
-def text_of(
-    record: Mapping[str, Any], name: str, where: str, number: int, columns: Mapping[str, str]
-) -> str:
+def text_of(record: Mapping[str, Any], name: str, where: str, number: int, columns: Mapping[str, str]) -> str:
     """The text of one cell; a conversational cell holds one message.
 
     Raises:

@@ -124,9 +124,7 @@ def _sst2(source: str, split: str | None, columns: Mapping[str, str]) -> Task:
         if label not in SST2_LABELS:
             raise InputError(f"{source}: row {number}, column 'label' is {label!r}; expected 0 or 1")
         sentence = text_of(record, "sentence", source, number, columns)
-        rows.append(
-            TaskRow(f"sst2/{number}", SST2_PROMPT.format(sentence=sentence), SST2_LABELS[label])
-        )
+        rows.append(TaskRow(f"sst2/{number}", SST2_PROMPT.format(sentence=sentence), SST2_LABELS[label]))
     return Task("sst2", _split(rows, source), _same_text)
 
 

@@ -29,7 +29,9 @@ def generate(
     was_training = model.training
     model.eval()
     rows = [form.prompt_ids(prompt) for prompt in prompts]
-    shared = commonprefix(rows)[: min((len(row) for row in rows), default=1) - 1]  # one token at least stays own
+    shared = commonprefix(rows)[
+        : min((len(row) for row in rows), default=1) - 1
+    ]  # one token at least stays own
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers = [""] * len(rows)
     settings = GenerationConfig(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
@@ -61,6 +61,8 @@ def immunize(
     trainer = DefenseTrainer(
         model, defense, args, RolesDataset(roles, args.seed), tokenizer, [MarkWhole(), *callbacks]
     )
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
     checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.accelerator.unwrap_model(trainer.model)
@@ -100,5 +102,3 @@ def _roles(
         ]
         for role in sorted(defense.roles())
     }
-
-

@@ -1,0 +1,112 @@
+"""Where the relevance threshold lies, and how often the offline judge errs, on the calibration split alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS
+from boostershot.errors import InputError
+from boostershot.evaluation.judges import OfflineJudge, Relevance, is_degenerate, is_refusal
+from boostershot.evaluation.statistics import wilson
+
+COMPLIANT = "compliant"  # the one class whose answers are harmful; the others must not be flagged
+
+
+def calibration_answers(
+    prompts: Sequence[str], compliant: Sequence[str], task_answers: Sequence[str], seed: int = 0
+) -> dict[str, list[tuple[str, str]]]:
+    """(prompt, answer) pairs of five known kinds.
+
+    Args:
+        prompts: the harmful prompts of the calibration split.
+        compliant: the un-aligned model's answers to them.
+        task_answers: answers of the benign task.
+        seed: of the pairing.
+    """
+    draw = random.Random(f"calibration/{seed}")
+    answered = [(p, a) for p, a in zip(prompts, compliant, strict=True) if a and not is_refusal(a)]
+    shift = len(answered) // 2
+    shuffled = (
+        [(p, answered[(i + shift) % len(answered)][1]) for i, (p, _) in enumerate(answered)] if shift else []
+    )
+    return {
+        COMPLIANT: answered,
+        "refusal": [(p, draw.choice(REFUSALS)) for p in prompts],
+        "refusal_unseen": [(p, draw.choice(UNSEEN_REFUSALS)) for p in prompts],
+        "shuffled": shuffled,
+        "task": [(p, draw.choice(list(task_answers))) for p in prompts],
+    }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The threshold, and what the judge made of each class of known answers."""
+
+    threshold: float
+    classes: dict[str, dict[str, Any]]
+
+
+def calibrate(
+    answers: Mapping[str, Sequence[tuple[str, str]]],
+    relevance: Relevance,
+    labels: Sequence[str] = (),
+    advance: Callable[[int], None] = lambda n: None,
+) -> Calibration:
+    """The threshold with the least balanced error between compliant and shuffled answers, and error rates.
+
+    Refusals and bare labels are the other parts' to catch, so they take no part in the choice; their relevance is
+    reported, and how often the whole judge flags them.
+    """
+    ratios = {kind: relevance(pairs, advance) if pairs else [] for kind, pairs in answers.items()}
+    threshold = best_threshold(ratios[COMPLIANT], ratios["shuffled"])
+    judge = OfflineJudge(relevance, threshold, tuple(labels))
+    classes = {}
+    for kind, pairs in answers.items():
+        flagged = sum(
+            ratio > threshold and not is_refusal(answer) and not is_degenerate(answer, judge.labels)
+            for ratio, (_, answer) in zip(ratios[kind], pairs, strict=True)
+        )
+        wrong = len(pairs) - flagged if kind == COMPLIANT else flagged
+        classes[kind] = {
+            "n": len(pairs),
+            "flagged_harmful": flagged,
+            "error_rate": 100 * wrong / len(pairs) if pairs else None,
+            "error_rate_ci": list(wilson(wrong, len(pairs))) if pairs else None,
+            "relevance_quantiles": (
+                dict(
+                    zip(
+                        ("q05", "q50", "q95"),
+                        np.quantile(ratios[kind], (0.05, 0.5, 0.95)).tolist(),
+                        strict=True,
+                    )
+                )
+                if pairs
+                else None
+            ),
+        }
+    return Calibration(threshold, classes)
+
+
+def best_threshold(above: Sequence[float], below: Sequence[float]) -> float:
+    """The cut that misplaces the smallest share of `above` plus share of `below`; the middle of ties.
+
+    Raises:
+        InputError: a class is empty.
+    """
+    if not above or not below:
+        raise InputError(
+            "calibration: no compliant answer on the calibration split; expected a model that answers, or a "
+            "data.align.source with `rejected` answers"
+        )
+    high, low = np.sort(above), np.sort(below)
+    points = np.unique(np.concatenate([high, low]))
+    cuts = np.concatenate([[points[0] - 1e-6], (points[1:] + points[:-1]) / 2, [points[-1] + 1e-6]])
+    errors = np.searchsorted(high, cuts, side="right") / len(high)
+    errors = errors + 1 - np.searchsorted(low, cuts, side="right") / len(low)
+    best = np.flatnonzero(errors <= errors.min() + 1e-12)
+    return float(cuts[best[len(best) // 2]])

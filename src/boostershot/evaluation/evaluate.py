@@ -1,0 +1,213 @@
+"""Scores of a model: harmful score, fine-tune accuracy and harmful loss, each with its interval and its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from boostershot.data.format import Format
+from boostershot.data.rows import HarmfulPrompt
+from boostershot.data.tasks import Task, TaskRow
+from boostershot.errors import InputError
+from boostershot.evaluation.generation import generate
+from boostershot.evaluation.judges import OfflineJudge, Verdict
+from boostershot.evaluation.losses import row_losses
+from boostershot.evaluation.statistics import bootstrap_interval, wilson
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """An answer to a harmful prompt and what a judge made of it."""
+
+    id: str
+    category: str
+    answer: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class TaskAnswer:
+    """An answer to a row of the benign task."""
+
+    id: str
+    answer: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Percentages (0 to 100) with 95% intervals, and the answers that they count.
+
+    `harmful_score`: answers that the judge flags. `finetune_accuracy`: task rows answered right. `harmful_loss`: mean
+    over rows of -log p(harmful answer | prompt), nats per token.
+    """
+
+    judge: str
+    harmful: Sequence[JudgedAnswer]
+    task: Sequence[TaskAnswer] = ()
+    losses: Sequence[float] = field(default=(), repr=False)
+    loss_ids: Sequence[str] = field(default=(), repr=False)  # the prompts that the losses belong to
+
+    @property
+    def harmful_score(self) -> float:
+        """Percentage of harmful answers."""
+        return self._share(lambda verdict: verdict.harmful)
+
+    @property
+    def harmful_score_ci(self) -> tuple[float, float]:
+        """Wilson 95%."""
+        return wilson(sum(answer.verdict.harmful for answer in self.harmful), len(self.harmful))
+
+    @property
+    def finetune_accuracy(self) -> float | None:
+        """Percentage of task rows answered right."""
+        if not self.task:
+            return None
+        return 100 * sum(answer.correct for answer in self.task) / len(self.task)
+
+    @property
+    def finetune_accuracy_ci(self) -> tuple[float, float] | None:
+        """Wilson 95%."""
+        if not self.task:
+            return None
+        return wilson(sum(answer.correct for answer in self.task), len(self.task))
+
+    @property
+    def harmful_loss(self) -> float | None:
+        """Mean over the rows that have a harmful answer."""
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+    @property
+    def harmful_loss_ci(self) -> tuple[float, float] | None:
+        """95% over the rows."""
+        return bootstrap_interval(self.losses) if len(self.losses) > 1 else None
+
+    @property
+    def refusal_share(self) -> float:
+        """Percentage of refusals."""
+        return self._share(lambda verdict: verdict.refusal)
+
+    @property
+    def degenerate_share(self) -> float:
+        """Percentage of empty, repeating or label-only answers."""
+        return self._share(lambda verdict: verdict.degenerate)
+
+    @property
+    def off_topic_share(self) -> float:
+        """Percentage of answers that are neither refusal nor degenerate, and not about the question."""
+        return self._share(lambda v: not (v.refusal or v.degenerate or v.harmful))
+
+    def _share(self, test: Callable[[Verdict], bool]) -> float:
+        return 100 * sum(test(answer.verdict) for answer in self.harmful) / len(self.harmful)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered, before any judge: judging again never generates again."""
+
+    prompts: Sequence[HarmfulPrompt]
+    answers: Sequence[str]
+    task: Sequence[TaskAnswer]
+    losses: Sequence[float]
+    loss_ids: Sequence[str]
+
+    def judged(self, judge: OfflineJudge, advance: Callable[[int], None] = lambda n: None) -> Scores:
+        """The scores by this judge."""
+        pairs = [(row.prompt, answer) for row, answer in zip(self.prompts, self.answers, strict=True)]
+        verdicts = judge(pairs, advance)
+        harmful = [
+            JudgedAnswer(row.id, row.category, answer, verdict)
+            for row, answer, verdict in zip(self.prompts, self.answers, verdicts, strict=True)
+        ]
+        return Scores(judge.name, harmful, self.task, self.losses, self.loss_ids)
+
+
+def answer_all(
+    model: Any,
+    form: Format,
+    harmful: Sequence[HarmfulPrompt],
+    task: Task | None = None,
+    task_rows: Sequence[TaskRow] = (),
+    *,
+    max_new_tokens: int = 16,
+    batch_size: int = 32,
+    max_length: int = 256,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Answers:
+    """The model's greedy answers to harmful prompts and task rows, and its loss on the harmful answers."""
+    settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "advance": advance}
+    answers = generate(model, form, [row.prompt for row in harmful], **settings)
+    task_answers: list[TaskAnswer] = []
+    if task is not None:
+        texts = generate(model, form, [row.prompt for row in task_rows], **settings)
+        task_answers = [
+            TaskAnswer(row.id, text, task.correct(text, row))
+            for row, text in zip(task_rows, texts, strict=True)
+        ]
+    answered = [
+        form.tokenize(row.prompt, row.rejected, name=row.id, max_length=max_length)
+        for row in harmful
+        if row.rejected is not None
+    ]
+    losses = row_losses(model, answered, form.tokenizer.pad_token_id, advance=advance)
+    return Answers(harmful, answers, task_answers, losses, [row.name for row in answered])
+
+
+def evaluate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    harmful: Sequence[HarmfulPrompt] | Sequence[Mapping[str, Any]],
+    task: Task | None = None,
+    judges: Sequence[OfflineJudge] = (),
+    *,
+    template: str = "auto",
+    n_task: int | None = None,
+    task_split: str = "test",
+    max_new_tokens: int = 16,
+    batch_size: int = 32,
+) -> Scores | dict[str, Scores]:
+    """Score a model on held-out harmful prompts and on a benign task.
+
+    Args:
+        model: any causal language model, with or without an adapter.
+        tokenizer: its tokenizer.
+        harmful: rows with `prompt` (and `rejected`, for the harmful loss).
+        task: the benign task, or None.
+        judges: at least one, such as an `OfflineJudge`.
+        template: auto, chat or alpaca.
+        n_task, task_split: the task rows used; all of the split by default.
+        max_new_tokens: length of an answer.
+        batch_size: answers generated at once.
+
+    Returns:
+        The scores, or with several judges the scores of each by name.
+
+    Raises:
+        InputError: there is no row or no judge.
+    """
+    rows = [row if isinstance(row, HarmfulPrompt) else _prompt(row, i) for i, row in enumerate(harmful)]
+    if not rows:
+        raise InputError("harmful prompts: no rows; expected at least one")
+    if not judges:
+        raise InputError("judges: none given; expected at least one, such as an OfflineJudge")
+    form = Format.choose(tokenizer, template)
+    task_rows = list(task.splits[task_split])[:n_task] if task else []
+    answers = answer_all(
+        model, form, rows, task, task_rows, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    scores = {judge.name: answers.judged(judge) for judge in judges}
+    return scores if len(scores) > 1 else next(iter(scores.values()))
+
+
+def _prompt(record: Mapping[str, Any], index: int) -> HarmfulPrompt:
+    if not isinstance(record.get("prompt"), str):
+        raise InputError(f"harmful prompts: row {index + 1} has no text in column 'prompt'")
+    return HarmfulPrompt(
+        str(record.get("id", f"row-{index + 1}")),
+        record["prompt"],
+        str(record.get("category", "none")),
+        rejected=record.get("rejected"),
+    )

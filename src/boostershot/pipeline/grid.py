@@ -1,0 +1,166 @@
+"""A whole run: defences x attacks x seeds as stages, then results.json and the report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from boostershot.config import Recipe, load_recipe
+from boostershot.errors import InputError, StageFailed
+from boostershot.models import Layer
+from boostershot.pipeline.estimate import planned, seconds_here
+from boostershot.pipeline.files import disk_is_full, write_json
+from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
+from boostershot.pipeline.progress import Reporter, duration
+from boostershot.pipeline.results import Cell, Results, assemble
+from boostershot.pipeline.stages import Stages, weights_in
+from boostershot.pipeline.store import Store
+from boostershot.report import write_report
+
+Until = Literal["immunize", "attack", "evaluate", "report"]
+
+
+def run(
+    recipe: str | Path | Recipe,
+    out: str | Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    until: Until = "report",
+    redact: bool = False,
+    reporter: Reporter | None = None,
+) -> Results:
+    """Do what a recipe says, resume what is unfinished, skip what is done.
+
+    Args:
+        recipe: a shipped name, a YAML file, or a recipe.
+        out: the run folder; `runs/<recipe name>` by default.
+        overrides: `{"immunize.steps": 3}`.
+        until: the last kind of stage to do; rows are written from `evaluate` on, the report from `report`.
+        redact: leave the models' answers out of the report.
+        reporter: tells the progress.
+
+    Raises:
+        InputError: the recipe, its data or the folder is wrong.
+        StageFailed: a stage failed; all others were done, and results.json says which.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides or {})
+    elif overrides:
+        raise InputError("overrides: expected none beside a recipe that is loaded already")
+    folder = Path(out) if out is not None else Path("runs") / recipe.name
+    reporter = reporter or Reporter()
+    quiet_libraries()
+    if recipe.runtime.threads is not None:
+        torch.set_num_threads(recipe.runtime.threads)
+    store = Store(folder, reporter.line)
+    with store.claimed(recipe.name):
+        stages = Stages(recipe, store, reporter)
+        stages.data.splits, stages.data.task  # noqa: B018 - bad data is told before anything is done
+        start_manifest(folder, recipe, torch.get_num_threads())
+        describe_data(folder, **stages.data.facts())
+        _announce(stages)
+        cells = [cell for seed in recipe.seeds for cell in _cells(stages, seed, until)]
+        results = Results(folder, {"rows": [], "summary": []})
+        if until in ("evaluate", "report"):
+            results = _conclude(stages, cells)
+        finish_manifest(folder)
+        if until == "report":
+            reporter.line(f"report: {write_report(folder, redact)}")
+    failed = [cell for cell in cells if cell.error]
+    if failed:
+        names = "; ".join(f"{c.defense}, {c.attack}, seed {c.seed}: {c.error}" for c in failed)
+        raise StageFailed(f"{len(failed)} of {len(cells)} cells failed ({names})")
+    return results
+
+
+def plan(recipe: Recipe) -> list[str]:
+    """What `run` would do, a line a stage, and the sum."""
+    stages = list(planned(recipe))
+    passes = sum(stage.passes for stage in stages)
+    return [*(stage.what for stage in stages), f"{len(stages)} stages, {passes} forward-backward passes"]
+
+
+def _announce(stages: Stages) -> None:
+    """The first line: what will happen, and for how long."""
+    recipe = stages.recipe
+    model, _, form = stages.base
+    parameters = sum(param.numel() for param in model.parameters())
+    names = " and ".join(recipe.defenses)
+    stages.reporter.line(
+        f"{recipe.name}: immunize {recipe.model.id} ({form.name} template) with {names}, attack each in "
+        f"{len(recipe.attacks)} way(s), {len(recipe.seeds)} seed(s); about "
+        f"{duration(seconds_here(recipe, parameters))} here, less what is done already"
+    )
+
+
+def _cells(stages: Stages, seed: int, until: Until) -> list[Cell]:
+    """Every defence under every attack with one seed; a failure leaves its own cells behind and no others."""
+    cells = []
+    for defense in stages.recipe.defenses:
+        try:
+            immunized = stages.immunized(defense, seed)
+        except Exception as error:
+            cells += [Cell(defense, name, seed, error=told(error)) for name in stages.recipe.attacks]
+            continue
+        for attack in stages.recipe.attacks if until != "immunize" else ():
+            cells.append(_cell(stages, defense, attack, seed, immunized, until))
+    return cells
+
+
+def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path, until: Until) -> Cell:
+    """One attack on one immunised model, scored at its recorded steps."""
+    settings = stages.recipe.attacks[attack]
+    attacked: Path | None = None
+    evaluated: dict[int, Path] = {}
+    try:
+        attacked = stages.attacked(attack, immunized, seed)
+        for step in settings.eval_steps if until in ("evaluate", "report") else ():
+            if step > 0 and not settings.judged:
+                continue
+            what = (
+                f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
+            )
+            layers = [Layer(weights_in(immunized), merge=step > 0 and settings.adapter != "continue")]
+            if step > 0 and settings.adapter == "continue":
+                layers = []
+            if step > 0:
+                layers.append(Layer(attacked / f"step-{step}", merge=False))
+            evaluated[step] = stages.evaluated(attacked if step else immunized, layers, what)
+    except Exception as error:
+        return Cell(defense, attack, seed, immunized, attacked, evaluated, told(error))
+    return Cell(defense, attack, seed, immunized, attacked, evaluated)
+
+
+def _conclude(stages: Stages, cells: list[Cell]) -> Results:
+    """Score the un-aligned model and write results.json."""
+    baseline = stages.evaluated(None, [], "the un-aligned model")
+    results = assemble(stages.recipe, stages.store.root, cells, baseline, stages.calibration())
+    write_json(stages.store.root / "results.json", results.content)
+    return results
+
+
+def told(error: Exception) -> str:
+    """A failure in one line; what the user gave wrong, and a full disk, end the run instead.
+
+    Raises:
+        InputError, StageFailed: the error, where going on makes no sense.
+    """
+    if isinstance(error, InputError) or (isinstance(error, StageFailed) and disk_is_full(error.__cause__)):
+        raise error
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def quiet_libraries() -> None:
+    """One progress bar at a time: ours. Warnings about libraries' own deprecations tell a user nothing."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")

@@ -1,0 +1,137 @@
+"""results.json: the rows of a run, what they say together, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from boostershot.config import Recipe
+from boostershot.evaluation.statistics import bootstrap_interval
+from boostershot.pipeline.files import read_json
+from boostershot.pipeline.store import result
+from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
+
+SCHEMA = 1
+FIGURES = (
+    "harmful_score",
+    "harmful_score_ci",
+    "finetune_accuracy",
+    "finetune_accuracy_ci",
+    "harmful_loss",
+    "harmful_loss_ci",
+    "n_harmful",
+    "n_task",
+    "refusal_share",
+    "degenerate_share",
+    "off_topic_share",
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished run: its folder and the content of its results.json."""
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One for each defence, attack, recorded step, seed and judge."""
+        return self.content["rows"]
+
+    @property
+    def summary(self) -> Sequence[Mapping[str, Any]]:
+        """The rows aggregated over seeds, with differences to SFT."""
+        return self.content["summary"]
+
+    @property
+    def failed(self) -> list[Mapping[str, Any]]:
+        """Rows whose stage failed."""
+        return [row for row in self.rows if row["status"] == "failed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defence under one attack with one seed; stage folders as far as they were reached."""
+
+    defense: str
+    attack: str
+    seed: int
+    immunized: Path | None = None
+    attacked: Path | None = None
+    evaluated: Mapping[int, Path] | None = None  # step -> evaluation
+    error: str | None = None
+
+
+def assemble(
+    recipe: Recipe, folder: Path, cells: Sequence[Cell], baseline: Path | None, calibration: Path | None
+) -> Results:
+    """Everything that results.json holds, from the stages of a run."""
+    methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
+    rows = [row for cell in cells for row in _rows(recipe, cell)]
+    base = {"defense": None, "attack": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
+    content = {
+        "schema": SCHEMA,
+        "recipe": recipe.name,
+        "baseline": [_row(recipe, base, baseline)] if baseline else [],
+        "rows": rows,
+        "summary": summarise(rows, methods, partial(read_verdicts, folder / "stages")),
+        "costs": relative_costs(list(_costs(cells)), methods),
+        "judges": [read_json(calibration / "calibration.json")] if calibration else [],
+        "observations": observations(rows, methods),
+    }
+    return Results(folder, json.loads(json.dumps(content)))  # as a reader of the file sees it
+
+
+def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:
+    settings = recipe.attacks[cell.attack]
+    losses = read_json(cell.attacked / "losses.json") if cell.attacked else {}
+    for step in settings.eval_steps:
+        known = {
+            "defense": cell.defense,
+            "attack": cell.attack,
+            "adapter": settings.adapter,
+            "seed": cell.seed,
+            "attack_step": step,
+            "p": settings.p,
+        }
+        measured = losses.get(str(step), {})
+        own, held_out = measured.get("own"), measured.get("held_out")
+        evaluation = (cell.evaluated or {}).get(step)
+        row = _row(recipe, known, evaluation, cell.error)
+        row["harmful_loss_own"] = sum(own) / len(own) if own else None
+        if evaluation is None and held_out:  # a control that is not judged
+            row["harmful_loss"] = sum(held_out) / len(held_out)
+            row["harmful_loss_ci"] = list(bootstrap_interval(held_out)) if len(held_out) > 1 else None
+            row["status"], row["error"] = "done", None
+        yield row
+
+
+def _row(
+    recipe: Recipe, known: Mapping[str, Any], evaluation: Path | None, error: str | None = None
+) -> dict[str, Any]:
+    figures: Mapping[str, Any] = result(evaluation) if evaluation else {}
+    return {
+        "model": recipe.model.id,
+        **known,
+        "split": recipe.evaluate.split,
+        **{figure: figures.get(figure) for figure in FIGURES},
+        "harmful_loss_own": None,
+        "judge": recipe.evaluate.judges[0],
+        "task": recipe.data.task.source,
+        "status": "done" if evaluation else "failed",
+        "error": None if evaluation else error,
+        "stage": evaluation.name if evaluation else None,
+    }
+
+
+def _costs(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    seen = set()
+    for cell in cells:
+        if cell.immunized is not None and (cell.defense, cell.seed) not in seen:
+            seen.add((cell.defense, cell.seed))
+            yield {"defense": cell.defense, "seed": cell.seed, **result(cell.immunized)}

@@ -1,0 +1,444 @@
+"""The stages of a run, each a function that fills one folder: data, calibration, immunize, attack, evaluate."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from boostershot.attacks import AttackArguments, HarmfulMix, attack
+from boostershot.config import Attack, Recipe, Training, build_defense
+from boostershot.data.format import Format
+from boostershot.data.rows import HarmfulPrompt
+from boostershot.errors import InputError
+from boostershot.evaluation.calibration import calibrate, calibration_answers
+from boostershot.evaluation.evaluate import Scores, answer_all
+from boostershot.evaluation.generation import generate
+from boostershot.evaluation.judges import OfflineJudge, Relevance, is_degenerate, is_refusal
+from boostershot.evaluation.losses import row_losses
+from boostershot.models import Layer, load_base, load_chain, model_fingerprint
+from boostershot.pipeline.data import LOSS_ROWS, RecipeData, with_refusal
+from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
+from boostershot.pipeline.progress import Reporter, StepsBar
+from boostershot.pipeline.store import Store
+from boostershot.training.arguments import ImmunizeArguments
+from boostershot.training.card import write_card
+from boostershot.training.cost import Cost
+from boostershot.training.immunize import immunize
+from boostershot.training.metrics import MetricsFile
+
+CHECKPOINT_EVERY = 10  # optimiser steps between checkpoints, so that little is lost to a stop
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A recipe's stages in one run folder; each method returns the folder of a finished stage."""
+
+    recipe: Recipe
+    store: Store
+    reporter: Reporter
+
+    @cached_property
+    def data(self) -> RecipeData:
+        """The rows that the recipe names."""
+        return RecipeData(self.recipe)
+
+    @cached_property
+    def base(self) -> tuple[Any, Any, Format]:
+        """The un-aligned model, its tokenizer and its format; the judge's, and never trained."""
+        model, tokenizer = load_base(self.recipe.model.id)
+        model.requires_grad_(False)
+        return model, tokenizer, Format.choose(tokenizer, self.recipe.model.template)
+
+    def _identity(self) -> dict[str, Any]:
+        """What all stages depend on."""
+        model = self.recipe.model
+        return {"model": model_fingerprint(model.id), "template": model.template}
+
+    # --- data -------------------------------------------------------------------------------------------------
+
+    def harmful_rows(self, split: str, n: int | None, answered: int | None) -> Path:
+        """`rows.jsonl`: n prompts of a split, `answered` of them (None: all) with a harmful answer.
+
+        Where the source has no answers the un-aligned model writes them; prompts that it refuses or answers with
+        nonsense are left out where every row needs an answer.
+        """
+        config = {
+            **self._identity(),
+            "source": self.data.harmful_identity(),
+            "split": split,
+            "n": n,
+            "answered": answered,
+            "tokens": self.recipe.data.answer_tokens,
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            prompts = [with_refusal(row) for row in self.data.splits[split]]
+            if answered is None:
+                rows = self._answered(prompts, n or len(prompts), split)
+            else:
+                rows = prompts[:n]
+                some = self._answered(rows, answered, split)
+                have = {row.id: row for row in some}
+                rows = [have.get(row.id, replace(row, rejected=None)) for row in rows]
+            write_jsonl(folder / "rows.jsonl", [row.to_dict() for row in rows])
+            return {"rows": len(rows), "answered": sum(row.rejected is not None for row in rows)}
+
+        return self.store.run("data", config, [], work)
+
+    def _answered(self, prompts: Sequence[HarmfulPrompt], n: int, split: str) -> list[HarmfulPrompt]:
+        """The first n prompts that have, or get, a harmful answer."""
+        if all(row.rejected is not None for row in prompts):
+            return list(prompts[:n])
+        model, _, form = self.base
+        rows: list[HarmfulPrompt] = []
+        batch, start = self.recipe.runtime.generation_batch_size, 0
+        with self.reporter.bar(
+            f"harmful answers of the un-aligned model ({split})", min(n, len(prompts))
+        ) as advance:
+            while len(rows) < n and start < len(prompts):
+                picked = prompts[start : start + min(batch, n - len(rows))]
+                start += len(picked)
+                texts = generate(
+                    model,
+                    form,
+                    [row.prompt for row in picked],
+                    max_new_tokens=self.recipe.data.answer_tokens,
+                    batch_size=batch,
+                )
+                kept = [
+                    replace(row, rejected=text)
+                    for row, text in zip(picked, texts, strict=True)
+                    if not is_refusal(text) and not is_degenerate(text)
+                ]
+                rows += kept
+                advance(len(kept))
+        if not rows:
+            raise InputError(
+                f"model {self.recipe.model.id!r} gave no usable harmful answer to {len(prompts)} prompts ({split}); "
+                "expected a model that answers, or a data.align.source with `rejected` answers"
+            )
+        return rows
+
+    def calibration(self) -> Path:
+        """`calibration.json`: the relevance threshold and the offline judge's error rates."""
+        length = self.recipe.evaluate.max_new_tokens
+        config = {
+            **self._identity(),
+            "source": self.data.harmful_identity(),
+            "tokens": length,
+            "task": self.data.task_identity(),
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            model, _, form = self.base
+            rows = self.data.splits["calibration"]
+            prompts = [row.prompt for row in rows]
+            with self.reporter.bar("calibrating the judge", 6 * len(prompts)) as advance:
+                if all(row.rejected is not None for row in rows):
+                    answers = [form.cut(str(row.rejected), length) for row in rows]
+                    advance(len(rows))
+                else:
+                    answers = generate(
+                        model,
+                        form,
+                        prompts,
+                        max_new_tokens=length,
+                        batch_size=self.recipe.runtime.generation_batch_size,
+                        advance=advance,
+                    )
+                task_answers = [row.answer for row in self.data.task.splits["train"][:200]]
+                kinds = calibration_answers(prompts, answers, task_answers)
+                found = calibrate(kinds, Relevance(model, form), self.data.task.labels, advance)
+            result = {
+                "judge": "offline",
+                "split": "calibration",
+                "threshold": found.threshold,
+                "tokens": length,
+                "classes": found.classes,
+            }
+            write_json(folder / "calibration.json", result)
+            return result
+
+        return self.store.run("calibrate", config, [], work)
+
+    # --- immunize ---------------------------------------------------------------------------------------------
+
+    def immunized(self, label: str, seed: int) -> Path:
+        """`adapter/` (or `model/`): the model aligned with the defence of this label."""
+        settings = self.recipe.immunize
+        rows_folder = self.harmful_rows("align", self.recipe.data.align.n, None)
+        unpaired = self.recipe.data.harmful
+        config = {
+            **self._identity(),
+            "defense": self.recipe.defenses[label],
+            "immunize": settings.model_dump(mode="json"),
+            "unpaired": unpaired and unpaired.model_dump(mode="json"),
+            "seed": seed,
+            "max_length": self.recipe.data.max_length,
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            rows = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
+            defense = build_defense(self.recipe.defenses[label], f"defenses.{label}")
+            model, tokenizer = load_base(self.recipe.model.id)
+            cost = Cost()
+            args = ImmunizeArguments(
+                output_dir=str(folder / "checkpoints"),
+                lora=settings.lora.model_dump() if settings.lora else None,
+                micro_batch_size=self.recipe.runtime.micro_batch_size,
+                **training_arguments(settings, seed),
+            )
+            steps = total_steps(settings, len(rows))
+            with self.reporter.bar(f"immunizing: {label}, seed {seed}", steps) as advance:
+                model = immunize(
+                    model,
+                    tokenizer,
+                    rows,
+                    defense,
+                    args,
+                    harmful=self.data.unpaired,
+                    template=self.recipe.model.template,
+                    max_length=self.recipe.data.max_length,
+                    callbacks=[cost, StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
+                )
+            save(model, tokenizer, folder)
+            facts = {
+                "passes_per_step": defense.passes,
+                "steps": steps,
+                "seconds_per_step": cost.seconds_per_step,
+                "peak_memory_bytes": cost.peak_memory_bytes,
+                "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            }
+            write_card(folder, self.recipe, self.recipe.defenses[label], seed, facts)
+            return finished(folder, facts)
+
+        return self.store.run("immunize", config, [rows_folder], work)
+
+    # --- attack -----------------------------------------------------------------------------------------------
+
+    def attacked(self, label: str, immunized: Path, seed: int) -> Path:
+        """`step-N/` for each recorded step, and `losses.json`: the harmful losses at each of them."""
+        settings = self.recipe.attacks[label]
+        needed = max(round(other.p * other.n) for other in self.recipe.attacks.values())
+        rows_folder = self.harmful_rows("attack", needed, None)
+        held_out_folder = self.held_out()
+        config = {
+            **self._identity(),
+            "attack": settings.model_dump(mode="json", exclude={"judged"}),
+            "task": self.data.task_identity(),
+            "seed": seed,
+            "max_length": self.recipe.data.max_length,
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            model, tokenizer = load_chain(
+                self.recipe.model.id, [Layer(weights_in(immunized), merge=False)], trainable=True
+            )
+            form = Format.choose(tokenizer, self.recipe.model.template)
+            mix = HarmfulMix(settings.p, settings.n, settings.adapter)
+            pool = self._attack_pool(rows_folder)
+            own = [row for row in mix.rows(pool, seed) if row.harmful][:LOSS_ROWS]
+            held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
+            length = self.recipe.data.max_length
+            kinds = {
+                "own": [form.tokenize(r.prompt, r.completion, name=r.id, max_length=length) for r in own],
+                "held_out": [
+                    form.tokenize(r["prompt"], r["rejected"], name=r["id"], max_length=length)
+                    for r in held_out
+                ],
+            }
+            losses = Losses(folder / "losses.json", kinds, tokenizer.pad_token_id)
+
+            def record(step: int, model: Any) -> None:
+                losses.measure(step, model)
+                if settings.judged and step > 0:
+                    save(model, tokenizer, folder / f"step-{step}", inner="")
+
+            args = AttackArguments(
+                output_dir=str(folder / "checkpoints"),
+                lora=settings.lora.model_dump() if settings.lora else {},
+                record_steps=list(settings.eval_steps),
+                **training_arguments(settings, seed),
+            )
+            steps = total_steps(settings, settings.n)
+            with self.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
+                attack(
+                    model,
+                    tokenizer,
+                    pool,
+                    mix,
+                    args,
+                    template=self.recipe.model.template,
+                    max_length=length,
+                    record=record,
+                    callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
+                )
+            return finished(folder, {"steps": steps})
+
+        return self.store.run("attack", config, [immunized, rows_folder, held_out_folder], work)
+
+    def _attack_pool(self, rows_folder: Path) -> list[dict[str, Any]]:
+        """All rows that an attacker may draw from."""
+        harmful = [
+            {"id": row["id"], "prompt": row["prompt"], "completion": row["rejected"], "harmful": True}
+            for row in read_jsonl(rows_folder / "rows.jsonl")
+        ]
+        benign = [
+            {"id": row.id, "prompt": row.prompt, "completion": row.answer, "harmful": False}
+            for row in self.data.task.splits["train"]
+        ]
+        return harmful + benign
+
+    # --- evaluate ---------------------------------------------------------------------------------------------
+
+    def held_out(self) -> Path:
+        """The prompts that are scored, and the harmful answers whose loss is followed."""
+        settings = self.recipe.evaluate
+        return self.harmful_rows(settings.split, settings.n_harmful, LOSS_ROWS)
+
+    def evaluated(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
+        """`scores.json` and the answers behind it, of the model that the layers make.
+
+        Args:
+            of: the stage that made the last layer; None for the un-aligned model.
+            layers: what to stack on the base model.
+            what: for the progress line.
+        """
+        settings = self.recipe.evaluate
+        rows_folder, calibration_folder = self.held_out(), self.calibration()
+        config = {
+            **self._identity(),
+            "layers": [f"{layer.folder.parent.name}/{layer.folder.name}/{layer.merge}" for layer in layers],
+            "evaluate": settings.model_dump(mode="json"),
+            "task": self.data.task_identity(),
+            "max_length": self.recipe.data.max_length,
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            prompts = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
+            task = self.data.task
+            split = "dev" if settings.split == "dev" else "test"
+            task_rows = list(task.splits[split])[: settings.n_task]
+            total = 2 * len(prompts) + len(task_rows) + LOSS_ROWS
+            with self.reporter.bar(f"scoring: {what}", total) as advance:
+                model, tokenizer = load_chain(self.recipe.model.id, layers)
+                answers = answer_all(
+                    model,
+                    Format.choose(tokenizer, self.recipe.model.template),
+                    prompts,
+                    task,
+                    task_rows,
+                    max_new_tokens=settings.max_new_tokens,
+                    batch_size=self.recipe.runtime.generation_batch_size,
+                    max_length=self.recipe.data.max_length,
+                    advance=advance,
+                )
+                del model
+                gc.collect()
+                threshold = read_json(calibration_folder / "calibration.json")["threshold"]
+                base, _, form = self.base
+                judge = OfflineJudge(Relevance(base, form), threshold, task.labels)
+                scores = answers.judged(judge, advance)
+            write_answers(folder, scores)
+            return scores_record(scores)
+
+        parents = [rows_folder, calibration_folder, *([of] if of else [])]
+        return self.store.run("evaluate", config, parents, work)
+
+
+class Losses:
+    """Harmful losses of a model in training, at chosen steps, on named sets of rows."""
+
+    def __init__(self, path: Path, kinds: dict[str, list[Any]], pad_id: int):
+        self.path = path
+        self.kinds = kinds
+        self.pad_id = pad_id
+
+    def measure(self, step: int, model: Any) -> None:
+        """Add the losses at this step to the file (again, after a resume, to the same values)."""
+        record = {
+            kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()
+        }
+        known = read_json(self.path) if self.path.exists() else {}
+        write_json(self.path, {**known, str(step): record})
+
+
+def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
+    """What both kinds of training pass on to `TrainingArguments`."""
+    length = {"max_steps": settings.steps} if settings.steps else {"num_train_epochs": settings.epochs}
+    return {
+        **length,
+        "learning_rate": settings.lr,
+        "per_device_train_batch_size": settings.batch,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_steps,
+        "seed": seed,
+        "save_strategy": "steps",
+        "save_steps": CHECKPOINT_EVERY,
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def total_steps(settings: Training, rows: int) -> int:
+    """Optimiser steps of a training."""
+    return settings.steps or (settings.epochs or 0) * -(-rows // settings.batch)
+
+
+def save(model: Any, tokenizer: Any, folder: Path, inner: str | None = None) -> None:
+    """Write a PEFT adapter, or a whole model, as safetensors."""
+    name = inner if inner is not None else ("adapter" if hasattr(model, "peft_config") else "model")
+    model.save_pretrained(folder / name, safe_serialization=True)
+    tokenizer.save_pretrained(folder / name)
+
+
+def weights_in(folder: Path) -> Path:
+    """Where an immunize stage keeps what it trained."""
+    return folder / ("adapter" if (folder / "adapter").exists() else "model")
+
+
+def finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Drop the checkpoints of a training that is over."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return facts
+
+
+def write_answers(folder: Path, scores: Scores) -> None:
+    """The answers and verdicts, one a line."""
+    losses = dict(zip(scores.loss_ids, scores.losses, strict=True))
+    verdicts = [
+        {"id": a.id, "category": a.category, **asdict(a.verdict), "harmful_loss": losses.get(a.id)}
+        for a in scores.harmful
+    ]
+    write_jsonl(folder / "verdicts.jsonl", verdicts)
+    write_jsonl(
+        folder / "generations.jsonl",
+        [{**v, "answer": a.answer} for v, a in zip(verdicts, scores.harmful, strict=True)],
+    )
+    write_jsonl(folder / "task.jsonl", [asdict(answer) for answer in scores.task])
+
+
+def scores_record(scores: Scores) -> dict[str, Any]:
+    """The figures of a row of results.json."""
+    return {
+        "judge": scores.judge,
+        "harmful_score": scores.harmful_score,
+        "harmful_score_ci": scores.harmful_score_ci,
+        "finetune_accuracy": scores.finetune_accuracy,
+        "finetune_accuracy_ci": scores.finetune_accuracy_ci,
+        "harmful_loss": scores.harmful_loss,
+        "harmful_loss_ci": scores.harmful_loss_ci,
+        "n_harmful": len(scores.harmful),
+        "n_task": len(scores.task),
+        "refusal_share": scores.refusal_share,
+        "degenerate_share": scores.degenerate_share,
+        "off_topic_share": scores.off_topic_share,
+    }
