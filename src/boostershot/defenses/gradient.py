@@ -57,6 +57,4 @@ def defense_gradient(
     }
     oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed)
     step = defense.step(oracle, Batch(**rows))
-    return GradientStep(
-        step.loss, dict(zip(oracle.names, step.gradient.tensors(), strict=True)), step.metrics
-    )
+    return GradientStep(step.loss, dict(zip(oracle.names, step.gradient.tensors(), strict=True)), step.metrics)

@@ -31,9 +31,7 @@ def calibration_answers(
     draw = random.Random(f"calibration/{seed}")
     answered = [(p, a) for p, a in zip(prompts, compliant, strict=True) if a and not is_refusal(a)]
     shift = len(answered) // 2
-    shuffled = (
-        [(p, answered[(i + shift) % len(answered)][1]) for i, (p, _) in enumerate(answered)] if shift else []
-    )
+    shuffled = [(p, answered[(i + shift) % len(answered)][1]) for i, (p, _) in enumerate(answered)] if shift else []
     return {
         COMPLIANT: answered,
         "refusal": [(p, draw.choice(REFUSALS)) for p in prompts],
@@ -62,7 +60,10 @@ def calibrate(
     Refusals and bare labels are the other parts' to catch, so they take no part in the choice; their relevance is
     reported, and how often the whole judge flags them.
     """
-    ratios = {kind: relevance(pairs, advance) if pairs else [] for kind, pairs in answers.items()}
+    every = relevance([pair for pairs in answers.values() for pair in pairs], advance)  # at once: prompts are shared
+    ratios, start = {}, 0
+    for kind, pairs in answers.items():
+        ratios[kind], start = every[start : start + len(pairs)], start + len(pairs)
     threshold = best_threshold(ratios[COMPLIANT], ratios["shuffled"])
     judge = OfflineJudge(relevance, threshold, tuple(labels))
     classes = {}

@@ -144,8 +144,7 @@ def answer_all(
     if task is not None:
         texts = generate(model, form, [row.prompt for row in task_rows], **settings)
         task_answers = [
-            TaskAnswer(row.id, text, task.correct(text, row))
-            for row, text in zip(task_rows, texts, strict=True)
+            TaskAnswer(row.id, text, task.correct(text, row)) for row, text in zip(task_rows, texts, strict=True)
         ]
     answered = [
         form.tokenize(row.prompt, row.rejected, name=row.id, max_length=max_length)
@@ -195,9 +194,7 @@ def evaluate(
         raise InputError("judges: none given; expected at least one, such as an OfflineJudge")
     form = Format.choose(tokenizer, template)
     task_rows = list(task.splits[task_split])[:n_task] if task else []
-    answers = answer_all(
-        model, form, rows, task, task_rows, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+    answers = answer_all(model, form, rows, task, task_rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
     scores = {judge.name: answers.judged(judge) for judge in judges}
     return scores if len(scores) > 1 else next(iter(scores.values()))
 

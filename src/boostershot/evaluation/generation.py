@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 from transformers import DynamicCache, GenerationConfig
@@ -29,9 +29,9 @@ def generate(
     was_training = model.training
     model.eval()
     rows = [form.prompt_ids(prompt) for prompt in prompts]
-    shared = commonprefix(rows)[
-        : min((len(row) for row in rows), default=1) - 1
-    ]  # one token at least stays own
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+    shortest = min((len(row) for row in rows), default=1)
+    shared = rows[0][: min(alike, shortest - 1)] if rows else []  # one token at least stays a row's own
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers = [""] * len(rows)
     settings = GenerationConfig(
@@ -69,9 +69,7 @@ def generate(
 def _read(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache:
     """The keys and values of one row of tokens."""
     cache = DynamicCache(config=model.config.get_text_config())
-    model(
-        input_ids=torch.tensor([list(tokens)], device=model.device), past_key_values=cache, logits_to_keep=1
-    )
+    model(input_ids=torch.tensor([list(tokens)], device=model.device), past_key_values=cache, logits_to_keep=1)
     return cache
 
 

@@ -59,9 +59,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
     return mean_interval(_differences(a, b).tolist())
 
 
-def bootstrap_interval(
-    values: Sequence[float], seed: int = 0, resamples: int = 10_000
-) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of per-row values, as (low, high) in their unit.
 
     Per-row losses are skewed (a few rows hold most of the loss), which a symmetric t interval does not

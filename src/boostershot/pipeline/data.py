@@ -52,9 +52,7 @@ class RecipeData:
         if spec is None:
             return []
         rows = completions(read_records(spec.source, spec.split), spec.source, dict(spec.columns or {}))
-        held_out = {
-            prompt_hash(row.prompt) for name, part in self.splits.items() if name != "align" for row in part
-        }
+        held_out = {prompt_hash(row.prompt) for name, part in self.splits.items() if name != "align" for row in part}
         return [row for row in rows if prompt_hash(row.prompt) not in held_out][: spec.n]
 
     @cached_property
@@ -81,10 +79,7 @@ class RecipeData:
             "overlaps": overlaps(everything),
             "data": {
                 **{name: rows_hash([row.prompt for row in rows]) for name, rows in everything.items()},
-                **{
-                    f"task {name}": rows_hash([row.prompt for row in rows])
-                    for name, rows in self.task.splits.items()
-                },
+                **{f"task {name}": rows_hash([row.prompt for row in rows]) for name, rows in self.task.splits.items()},
             },
         }
 

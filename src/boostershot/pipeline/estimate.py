@@ -32,9 +32,7 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
     settings, evaluate = recipe.immunize, recipe.evaluate
     rows = recipe.data.align.n or 500
     answers = rows + max(round(a.p * a.n) for a in recipe.attacks.values()) + evaluate.n_harmful
-    yield Planned(
-        "data: splits, harmful answers of the un-aligned model where the source has none", answers * ROW
-    )
+    yield Planned("data: splits, harmful answers of the un-aligned model where the source has none", answers * ROW)
     yield Planned("calibrate: the offline judge", 400 * ROW)
     one = 2.5 * evaluate.n_harmful * ROW + 1.2 * evaluate.n_task * ROW
     yield Planned("evaluate: the un-aligned model", one)

@@ -121,9 +121,7 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
         for step in settings.eval_steps if until in ("evaluate", "report") else ():
             if step > 0 and not settings.judged:
                 continue
-            what = (
-                f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
-            )
+            what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
             layers = [Layer(weights_in(immunized), merge=step > 0 and settings.adapter != "continue")]
             if step > 0 and settings.adapter == "continue":
                 layers = []

@@ -111,9 +111,7 @@ def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _row(
-    recipe: Recipe, known: Mapping[str, Any], evaluation: Path | None, error: str | None = None
-) -> dict[str, Any]:
+def _row(recipe: Recipe, known: Mapping[str, Any], evaluation: Path | None, error: str | None = None) -> dict[str, Any]:
     figures: Mapping[str, Any] = result(evaluation) if evaluation else {}
     return {
         "model": recipe.model.id,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.attacks import AttackArguments, HarmfulMix, attack
-from boostershot.config import Attack, Recipe, Training, build_defense
+from boostershot.config import Recipe, Training, build_defense
 from boostershot.data.format import Format
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.errors import InputError
@@ -97,9 +97,7 @@ class Stages:
         model, _, form = self.base
         rows: list[HarmfulPrompt] = []
         batch, start = self.recipe.runtime.generation_batch_size, 0
-        with self.reporter.bar(
-            f"harmful answers of the un-aligned model ({split})", min(n, len(prompts))
-        ) as advance:
+        with self.reporter.bar(f"harmful answers of the un-aligned model ({split})", min(n, len(prompts))) as advance:
             while len(rows) < n and start < len(prompts):
                 picked = prompts[start : start + min(batch, n - len(rows))]
                 start += len(picked)
@@ -248,8 +246,7 @@ class Stages:
             kinds = {
                 "own": [form.tokenize(r.prompt, r.completion, name=r.id, max_length=length) for r in own],
                 "held_out": [
-                    form.tokenize(r["prompt"], r["rejected"], name=r["id"], max_length=length)
-                    for r in held_out
+                    form.tokenize(r["prompt"], r["rejected"], name=r["id"], max_length=length) for r in held_out
                 ],
             }
             losses = Losses(folder / "losses.json", kinds, tokenizer.pad_token_id)
@@ -361,9 +358,7 @@ class Losses:
 
     def measure(self, step: int, model: Any) -> None:
         """Add the losses at this step to the file (again, after a resume, to the same values)."""
-        record = {
-            kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()
-        }
+        record = {kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()}
         known = read_json(self.path) if self.path.exists() else {}
         write_json(self.path, {**known, str(step): record})
 

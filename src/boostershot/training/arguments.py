@@ -44,9 +44,7 @@ class ImmunizeArguments(TrainingArguments):
         if self.fp16:
             raise ValueError("fp16 scales the loss, which a normalised step cannot bear; use bf16")
         if self.deepspeed or self.fsdp:
-            raise ValueError(
-                "DeepSpeed and FSDP are not supported; use one process or DistributedDataParallel"
-            )
+            raise ValueError("DeepSpeed and FSDP are not supported; use one process or DistributedDataParallel")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more")
 

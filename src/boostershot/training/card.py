@@ -38,9 +38,7 @@ and steps can undo it. Measure before you rely on it: `boostershot evaluate`.
 """
 
 
-def write_card(
-    folder: Path, recipe: Any, defense: Mapping[str, Any], seed: int, facts: Mapping[str, Any]
-) -> None:
+def write_card(folder: Path, recipe: Any, defense: Mapping[str, Any], seed: int, facts: Mapping[str, Any]) -> None:
     """Write `README.md` beside the weights that an immunize stage saved in `folder`."""
     weights = folder / ("adapter" if (folder / "adapter").exists() else "model")
     text = CARD.format(

@@ -13,9 +13,7 @@ MARK = "whole"
 class MarkWhole(TrainerCallback):
     """Writes the mark after the trainer has written everything else."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Mark the checkpoint of this step."""
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / MARK).touch()

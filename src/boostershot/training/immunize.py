@@ -58,9 +58,7 @@ def immunize(
     roles = _roles(rows, harmful, defense, form, max_length)
     if args.lora is not None:
         model = attach_lora(model, args.lora)  # type: ignore[assignment]
-    trainer = DefenseTrainer(
-        model, defense, args, RolesDataset(roles, args.seed), tokenizer, [MarkWhole(), *callbacks]
-    )
+    trainer = DefenseTrainer(model, defense, args, RolesDataset(roles, args.seed), tokenizer, [MarkWhole(), *callbacks])
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
     checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))

@@ -58,9 +58,7 @@ class DefenseTrainer(Trainer):
         self.passes = 0
         self.latest: dict[str, float] = {}
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One step of the defence; leaves its gradient in `.grad`."""
         started = time.perf_counter()
         model.train()

@@ -1,0 +1,302 @@
+"""The command line: reads options, calls one function, and says in one line what went wrong.
+
+Exit codes: 0 done; 1 a stage failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM.
+Text for people goes to the standard error; what was asked for (recipes, version, `--json`) to standard output.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from boostershot import recipes
+from boostershot.errors import InputError, StageFailed
+
+# Heavy imports (torch and what needs it) are inside the functions: --help and a misspelt key must not wait.
+
+STOPPED = "stopped; the same command goes on from here"
+
+app = typer.Typer(
+    name="boostershot",
+    help="Immunise a language model against harmful fine-tuning, attack it, and measure what is left.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe (see `boostershot recipes`) or a YAML file.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME if not given.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the recipe, as in --set immunize.steps=3; repeatable."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON to the standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Redact = Annotated[bool, typer.Option("--redact", help="Leave generated answers out of the report.")]
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: locks are released and states written on the way out."""
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    out: Out = None,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    redact: Redact = False,
+) -> None:
+    """Do everything: immunise, attack, evaluate, report. Goes on where it stopped; skips what is done."""
+    _perform("report", recipe, out, settings, dry_run, as_json, quiet, redact)
+
+
+@app.command()
+def immunize(
+    recipe: RecipeName,
+    out: Out = None,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do a recipe up to its immunised models."""
+    _perform("immunize", recipe, out, settings, dry_run, as_json, quiet)
+
+
+@app.command()
+def attack(
+    recipe: RecipeName,
+    out: Out = None,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do a recipe up to its attacked models."""
+    _perform("attack", recipe, out, settings, dry_run, as_json, quiet)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeName,
+    out: Out = None,
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do a recipe up to its scores."""
+    _perform("evaluate", recipe, out, settings, dry_run, as_json, quiet)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
+    redact: Redact = False,
+) -> None:
+    """Write report.html anew from a run's results."""
+    from boostershot.report import write_report
+
+    _console(quiet=False).print(f"Report: {write_report(folder, redact)}")
+
+
+@app.command(name="recipes")
+def list_recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
+) -> None:
+    """List the shipped recipes, or print one to start your own from."""
+    if name is None:
+        width = max(map(len, recipes.names()))
+        for one in recipes.names():
+            print(f"{one:{width}}  {recipes.description(one)}")
+    elif name in recipes.names():
+        print(recipes.text(name), end="")
+    else:
+        from boostershot.config_errors import choices
+
+        raise InputError(f"{name}: no such recipe; {choices(name, recipes.names())}")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        try:
+            print(f"boostershot {importlib.metadata.version('boostershot')}")
+        except importlib.metadata.PackageNotFoundError:
+            print("boostershot, run from its source tree")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Immunise a language model against harmful fine-tuning, attack it, and measure what is left."""
+
+
+def _perform(
+    until: Literal["immunize", "attack", "evaluate", "report"],
+    name: str,
+    out: Path | None,
+    settings: Sequence[str] | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    redact: bool = False,
+) -> None:
+    from boostershot.config import load_recipe
+
+    recipe = load_recipe(name, settings or ())
+    folder = out or Path("runs") / recipe.name
+    console = _console(quiet)
+    with _crash_log(folder):
+        from boostershot.pipeline import grid
+        from boostershot.pipeline.progress import Reporter
+
+        if dry_run:
+            for line in grid.plan(recipe):
+                console.print(line)
+            return
+        with _results_told(folder / "results.json", console, as_json):
+            grid.run(recipe, folder, until=until, redact=redact, reporter=Reporter(console, quiet))
+
+
+@contextmanager
+def _results_told(path: Path, console: Console, as_json: bool) -> Iterator[None]:
+    """Show the results that the body writes, those of a run in which some cells failed included."""
+    before = _written(path)
+    try:
+        yield
+    finally:
+        if _written(path) != before:
+            from boostershot.report import results_table
+
+            text = path.read_text(encoding="utf-8")
+            console.print(results_table(json.loads(text)))
+            if as_json:
+                print(text, end="")
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _console(quiet: bool) -> Console:
+    """The standard error; plain text where it is no terminal or NO_COLOR is set. Brackets are no markup."""
+    wrap = not sys.stderr.isatty()  # a file's reader breaks lines himself
+    return Console(
+        stderr=True,
+        quiet=quiet,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=wrap,
+    )
+
+
+@contextmanager
+def _crash_log(folder: Path) -> Iterator[None]:
+    """Make StageFailed of what nobody foresaw, with the traceback in the run folder."""
+    try:
+        yield
+    except (InputError, StageFailed):
+        raise
+    except Exception as error:
+        from boostershot.pipeline.files import disk_is_full, full_disk
+
+        if disk_is_full(error):
+            raise full_disk(folder) from error
+        raise StageFailed(_described(error) + _logged(folder)) from error
+
+
+def _described(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    memory = ("out of memory", "can't allocate memory")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in memory):
+        line += "; a smaller runtime.micro_batch_size or runtime.generation_batch_size needs less memory"
+    return line
+
+
+def _logged(folder: Path) -> str:
+    log = folder / "crash.log"
+    try:
+        if folder.is_dir():
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+            return f" (traceback in {log})"
+    except OSError:
+        return ""
+    return ""
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    # Hugging Face libraries read these once, when they are imported; TRL's trainers send telemetry otherwise.
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "1"
+    try:
+        with _sigterm_raises():
+            code = app(args=list(arguments), prog_name="boostershot", standalone_mode=False)
+    except InputError as error:
+        return _fail(error, 2)
+    except StageFailed as error:
+        return _fail(error, 1)
+    except typer.TyperException as error:  # an unknown option, a missing argument
+        return _fail(error.format_message(), 2)
+    except Terminated:
+        return _fail(STOPPED, 128 + signal.SIGTERM)
+    except Exception as error:
+        return _fail(_described(error), 1)
+    if code == 128 + signal.SIGINT:  # typer's word for KeyboardInterrupt
+        return _fail(STOPPED, code)
+    return code or 0
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"boostershot: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    """The command `boostershot`."""
+    sys.exit(call(sys.argv[1:]))

@@ -1,0 +1,373 @@
+"""The recipe: everything that a run does, checked before it starts.
+
+A recipe is YAML (see recipes/quickstart.yaml); `load_recipe` reads one by name or path. Sections are frozen
+and take no key that they do not know. All but `runtime` decides what is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from boostershot.config_errors import at_key, choices, first_line, nearest, shown
+from boostershot.config_values import (
+    Count,
+    Label,
+    ModuleNames,
+    Name,
+    Number,
+    Options,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    Whole,
+    distinct,
+    number,
+    whole,
+)
+from boostershot.config_yaml import Overrides, apply_overrides, read_recipe
+from boostershot.errors import InputError
+
+if TYPE_CHECKING:  # torch comes with it, and a misspelt key must not wait for torch
+    from boostershot.defenses import Defense
+
+
+class Section(BaseModel):
+    """A frozen mapping that refuses keys it does not know, with the nearest one that it does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                raise at_key(key, f"unknown key; {choices(key, cls.model_fields)}")
+        return data
+
+
+class Model(Section):
+    """The base model."""
+
+    id: Text = "smollm2-135m-instruct"
+    """A Hub id, a local folder, or the built-in smollm2-135m-instruct."""
+    template: Literal["auto", "chat", "alpaca"] = "auto"
+    """How a prompt is written; auto is the tokenizer's chat template if it has one, else alpaca."""
+
+
+class Source(Section):
+    """Where rows come from."""
+
+    source: Text
+    """A built-in name, a Hub id or a local .jsonl, .json, .csv, .tsv or .parquet file."""
+    split: Text | None = None
+    """The split of a Hub data set; train if not given."""
+    n: Count | None = None
+    """How many rows to use; all if not given."""
+
+
+class AlignSource(Source):
+    """Alignment rows: harmful prompts with a safe and a harmful answer."""
+
+    columns: dict[Literal["prompt", "chosen", "rejected", "category"], Text] | None = None
+    """Our column name -> the source's, where they differ."""
+
+
+class HarmfulSource(Source):
+    """Harmful rows that are not paired with safe answers."""
+
+    columns: dict[Literal["prompt", "completion"], Text] | None = None
+    """Our column name -> the source's, where they differ."""
+
+
+class TaskSource(Source):
+    """The benign task that the attacker's data is hidden in."""
+
+    columns: dict[Literal["prompt", "answer", "sentence", "label"], Text] | None = None
+    """Our column name -> the source's, where they differ."""
+    kind: Literal["auto", "sst2", "exact"] = "auto"
+    """How rows are read and answers scored; auto is sst2 where the source's name holds sst2, else exact."""
+    options: Options | None = None
+    """Of a reasoning-gym task, such as {max_terms: 2}."""
+
+
+class Data(Section):
+    """The rows of a run."""
+
+    align: AlignSource
+    harmful: HarmfulSource | None = None
+    task: TaskSource
+    max_length: Annotated[Whole, Field(ge=2)] = 256
+    """Tokens of a training row; longer answers are cut."""
+    answer_tokens: Count = 20
+    """Length of the harmful answers that the base model writes where the source has none."""
+
+
+class Lora(Section):
+    """A fresh LoRA adapter."""
+
+    rank: Count = 16
+    alpha: Positive = 16.0
+    """The adapter's scale is alpha / rank."""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    targets: ModuleNames = "all-linear"
+    """all-linear or a list of module names."""
+
+
+class Training(Section):
+    """What both kinds of training have."""
+
+    lr: Positive
+    steps: Count | None = None
+    epochs: Count | None = None
+    """In place of steps."""
+    batch: Count = 8
+    """Rows in one optimiser step."""
+    lora: Lora | None = None
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
+    max_grad_norm: Positive = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[Whole, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            given = "is given beside epochs" if self.steps else "is missing, and so is epochs"
+            raise at_key("steps", f"{given}; expected one of the two, and null for the other")
+        return self
+
+
+class Immunize(Training):
+    """The alignment stage; the same for every defence."""
+
+    lora: Lora | None = Lora()
+    """null trains all weights."""
+
+
+class Attack(Training):
+    """The user fine-tuning stage."""
+
+    method: Literal["harmful-mix"]
+    """The names of boostershot.attacks.ATTACKS."""
+    adapter: Literal["continue", "fresh", "full"]
+    """continue trains what was immunised; fresh (a new adapter) and full (all weights) merge it first."""
+    p: Share
+    """The harmful share of the attacker's rows."""
+    n: Count
+    """How many rows the attacker has."""
+    eval_steps: tuple[Annotated[Whole, Field(ge=0)], ...] = (0,)
+    """Steps after which the model is scored, in order; the last step is added."""
+    judged: StrictBool = True
+    """false: follow the harmful losses only, answer nothing after step 0 (a control, and cheap)."""
+
+    @property
+    def total_steps(self) -> int:
+        """How many optimiser steps the attack takes."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * math.ceil(self.n / self.batch)
+
+    @model_validator(mode="after")
+    def _resolved(self) -> Self:
+        if list(self.eval_steps) != sorted(set(self.eval_steps)):
+            raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected rising steps, each once")
+        if self.eval_steps and self.eval_steps[-1] > self.total_steps:
+            raise at_key(
+                "eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}"
+            )
+        if self.adapter != "fresh" and self.lora is not None:
+            raise at_key("lora", f"is given; expected null, for adapter: {self.adapter} attaches none")
+        if self.adapter == "fresh" and self.lora is None:
+            if "lora" in self.model_fields_set:
+                raise at_key("lora", "is null; expected an adapter (adapter: full trains all weights)")
+            object.__setattr__(self, "lora", Lora())  # frozen, but still being made
+        if self.total_steps not in self.eval_steps:
+            object.__setattr__(self, "eval_steps", (*self.eval_steps, self.total_steps))
+        return self
+
+
+class Evaluate(Section):
+    """What is scored."""
+
+    split: Literal["dev", "test"] = "test"
+    """Choices are made on dev; results are told of test."""
+    judges: Annotated[tuple[Literal["offline"], ...], Field(min_length=1), AfterValidator(distinct)] = (
+        "offline",
+    )
+    n_harmful: Count = 150
+    n_task: Count = 200
+    max_new_tokens: Count = 16
+
+
+class Runtime(Section):
+    """What changes nothing that is measured, and is part of no stage's hash."""
+
+    threads: Count | None = None
+    """null leaves torch's own choice."""
+    micro_batch_size: Count | None = None
+    """Rows in one forward pass of training, the memory knob; null is the whole batch."""
+    generation_batch_size: Count = 32
+    executor: Literal["local"] = "local"
+
+
+class Recipe(Section):
+    """One experiment: defences x attacks x seeds."""
+
+    name: Name
+    model: Model = Model()
+    data: Data
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0,)
+    immunize: Immunize
+    defenses: Annotated[
+        dict[Label, Annotated[dict[str, Any], WithJsonSchema({"type": "object", "required": ["method"]})]],
+        Field(min_length=1),
+    ]
+    """Label -> {method: name, hyper-parameters}; resolved, so that every hyper-parameter is in it."""
+    attacks: Annotated[dict[Label, Attack], Field(min_length=1)]
+    evaluate: Evaluate = Evaluate()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _resolve_defenses(self) -> Self:
+        """Last, because it needs torch."""
+        for label, given in self.defenses.items():
+            self.defenses[label] = describe_defense(build_defense(given, f"defenses.{label}"))
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe as JSON data; `parse_recipe` makes an equal recipe of it."""
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the resolved recipe that decides what is measured: all but `runtime`."""
+        return self.model_dump(mode="json", exclude={"runtime"})
+
+
+def load_recipe(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
+    """A shipped recipe by name, or the one in a YAML file.
+
+    Args:
+        name_or_path: a shipped name is preferred to a file of that name.
+        overrides: `["immunize.steps=3"]`, values read as YAML, or `{"immunize.steps": 3}`.
+
+    Raises:
+        InputError: one line that names the file and the key and says what was expected.
+    """
+    data = read_recipe(name_or_path)
+    apply_overrides(data, overrides)
+    return parse_recipe(data, str(name_or_path))
+
+
+def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The recipe that `data` describes; `where` is its file in messages.
+
+    Raises:
+        InputError: as for `load_recipe`.
+    """
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_line(error)}") from None
+
+
+def build_defense(mapping: object, where: str) -> Defense:
+    """The defence that `{method: name, hyper-parameters}` describes; `align: {method: ...}` nests.
+
+    Raises:
+        InputError: `where` and the key, what was wrong, and what was expected.
+    """
+    from boostershot.defenses import DEFENSES
+
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"{where}: is {shown(mapping)}; expected {{method: name, ...}}")
+    if "method" not in mapping:
+        for key in mapping:
+            if nearest(key, ["method"]):
+                raise InputError(f'{where}.{key}: unknown key; expected method (did you mean "method"?)')
+        raise InputError(f"{where}.method: is missing; expected one of {', '.join(DEFENSES)}")
+    method = mapping["method"]
+    if not isinstance(method, str) or method not in DEFENSES:
+        raise InputError(f"{where}.method: is {shown(method)}; {choices(method, DEFENSES)}")
+    kind: Any = DEFENSES[method]
+    types_ = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for key in mapping.keys() - {"method"}:
+        if key not in fields:
+            raise InputError(
+                f"{where}.{key}: unknown hyper-parameter of {method}; {choices(key, ['method', *fields])}"
+            )
+    values = {
+        name: _hyper_parameter(mapping[name], types_[name], f"{where}.{name}")
+        for name in fields
+        if name in mapping
+    }
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}.{name}: is missing; {method} has no default for it")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def describe_defense(defense: Defense) -> dict[str, Any]:
+    """The mapping that `build_defense` makes the same defence of, with every hyper-parameter."""
+    from boostershot.defenses import DEFENSES
+
+    names = {kind: name for name, kind in DEFENSES.items()}
+    described: dict[str, Any] = {"method": names[type(defense)]}
+    for field in dataclasses.fields(defense):  # type: ignore[arg-type]
+        if field.init:
+            value = getattr(defense, field.name)
+            described[field.name] = describe_defense(value) if type(value) in names else value
+    return described
+
+
+def _hyper_parameter(value: Any, kind: Any, where: str) -> Any:
+    """The value as a dataclass field of type `kind` takes it."""
+    from boostershot.defenses import Defense
+
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None and types.NoneType in get_args(kind):
+            return None
+        (kind,) = (one for one in get_args(kind) if one is not types.NoneType)
+    if kind is Defense:
+        return build_defense(value, where)
+    try:
+        if kind is float:
+            return number(value)
+        if kind is int:
+            return whole(value)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    if get_origin(kind) is Literal:
+        if value in get_args(kind):
+            return value
+        raise InputError(f"{where}: is {shown(value)}; {choices(value, map(str, get_args(kind)))}")
+    if not isinstance(value, kind):
+        raise InputError(f"{where}: is {shown(value)}; expected {'text' if kind is str else kind.__name__}")
+    return value

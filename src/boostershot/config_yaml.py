@@ -1,0 +1,133 @@
+"""Reading a recipe's YAML strictly, and setting single values in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from boostershot import recipes
+from boostershot.config_errors import choices
+from boostershot.errors import InputError
+
+Overrides = Sequence[str] | Mapping[str, Any]
+_LABELLED = ("defenses", "attacks")  # mappings whose keys are the author's own labels
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain data only, and a key given twice is an error instead of the last one's victory."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} is there twice; expected it once",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add((key.tag, key.value))
+        return node
+
+
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """The mapping in a shipped recipe or a YAML file, not yet checked.
+
+    Raises:
+        InputError: no such recipe or file, not YAML, a key twice, or not a mapping.
+    """
+    where = str(name_or_path)
+    found = parse_yaml(_text(where), where)
+    if found is None:
+        raise InputError(f"{where}: is empty; expected a mapping of keys")
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: holds a {type(found).__name__}; expected a mapping of keys")
+    return found
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that the text holds, without shared parts: changing one place never changes another.
+
+    Raises:
+        InputError: names the line.
+    """
+    try:
+        return _unshared(yaml.load(text, _StrictLoader))
+    except RecursionError:
+        raise InputError(
+            f"{where}: is nested too deeply or within itself; expected a plain mapping"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise InputError(f"{where}: {line}{error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a control character; a date such as 2020-13-01
+        raise InputError(f"{where}: is not YAML: {' '.join(str(error).split())}") from None
+
+
+def apply_overrides(data: dict[str, Any], overrides: Overrides) -> None:
+    """Set values in `data`, in place, by dotted keys: `["immunize.steps=3"]` or `{"immunize.steps": 3}`.
+
+    Text after `=` is read as YAML. A missing section is made; a missing defence or attack is an error.
+
+    Raises:
+        InputError: names the override.
+    """
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_pair, overrides)
+    for key, value in pairs:
+        _set(data, key, value)
+
+
+def _text(where: str) -> str:
+    if where in recipes.names():
+        return recipes.text(where)
+    path = Path(where)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if path.suffix in (".yaml", ".yml") or path.parent != Path():
+            raise InputError(f"{where}: no such file; expected a recipe in YAML") from None
+        raise InputError(
+            f"{where}: no such recipe; {choices(where, recipes.names())}, or a YAML file"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: is not text in UTF-8; expected a recipe in YAML") from None
+    except (OSError, ValueError) as error:  # a folder, no permission, a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{where!r}: cannot be read: {reason}; expected a recipe in YAML") from None
+
+
+def _unshared(value: Any) -> Any:
+    """YAML aliases make two places one object; this makes them two."""
+    if isinstance(value, dict):
+        return {key: _unshared(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_unshared(child) for child in value]
+    return value
+
+
+def _pair(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--set {override}: has no value; expected key.path=value")
+    return key, parse_yaml(text, f"--set {override}")
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = parts = key.split(".")
+    if not all(part.strip() for part in parts):
+        raise InputError(f"--set {key}: is no key; expected key.path=value")
+    node = data
+    for depth, part in enumerate(sections):
+        child = node.get(part)
+        path = ".".join(parts[: depth + 1])
+        if child is None and depth == 1 and sections[0] in _LABELLED:
+            raise InputError(f"--set {key}: there is no {path}; {choices(part, node)}")
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"--set {key}: {path} is no mapping; set it as a whole: --set {path}=...")
+        node = child
+    node[last] = value

@@ -1,0 +1,216 @@
+"""Stages as folders whose name says what is in them: done once, resumed after a stop, never half trusted.
+
+DIR/lock                            held while a run works in DIR
+DIR/stages/STAGE-HASH/lock          held while the stage is worked on
+DIR/stages/STAGE-HASH/config.json
+DIR/stages/STAGE-HASH/status.json   written last; only its word counts, never that a file is there
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from boostershot.errors import InputError
+from boostershot.pipeline.files import disk_is_full, full_disk, now, read_manifest, write_json
+from boostershot.pipeline.locks import lock
+
+FORMAT = 1  # raise it when the same config would give other files than before
+_OURS = ("lock", "status.json")
+
+
+def stage_key(stage: str, config: Mapping[str, Any], parents: Sequence[Path | str]) -> str:
+    """16 hex digits that change with anything that determines a stage's content.
+
+    Args:
+        stage: its name, such as `immunize`.
+        config: JSON data; the order of its keys does not matter, runtime settings do not belong in it.
+        parents: the folders of the stages that it reads, in a fixed order; their own names hold their keys.
+    """
+    names = [Path(parent).name for parent in parents]
+    text = json.dumps([FORMAT, stage, config, names], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Store:
+    """The run folder `root` and its stages.
+
+    Args:
+        root: made where it is missing, when `claimed`.
+        say: told in a line what a user should know, such as a damaged stage; the standard error by default.
+    """
+
+    def __init__(self, root: Path, say: Callable[[str], None] | None = None):
+        self.root = root
+        self.say = say or (lambda line: print(line, file=sys.stderr))
+
+    @contextmanager
+    def claimed(self, recipe_name: str) -> Iterator[None]:
+        """Hold the folder for a run of this recipe: `with store.claimed(recipe.name): ...`
+
+        Raises:
+            InputError: the folder cannot be written, another process runs in it, or its manifest is of a
+                recipe of another name.
+            StageFailed: the disk is full.
+        """
+        with lock(self.root):
+            earlier = (self.root / "manifest.json").exists()
+            names = list(read_manifest(self.root)["recipes"]) if earlier else []
+            if names and recipe_name not in names:
+                raise InputError(
+                    f"{self.root}: holds a run of the recipe {names[0]!r}; "
+                    f"expected one of {recipe_name!r}, or a new folder"
+                )
+            yield
+
+    def folder(self, stage: str, config: Mapping[str, Any], parents: Sequence[Path]) -> Path:
+        """Where the stage is, or would be."""
+        return self.root / "stages" / f"{stage}-{stage_key(stage, config, parents)}"
+
+    def run(
+        self,
+        stage: str,
+        config: Mapping[str, Any],
+        parents: Sequence[Path],
+        work: Callable[[Path], Mapping[str, Any] | None],
+    ) -> Path:
+        """The stage's folder, with the stage done in it: by an earlier run, or by `work` now.
+
+        Args:
+            stage, config, parents: as for `stage_key`.
+            work: fills the folder that it is given. After a stop it is called again with what it left there,
+                so it goes on from its own checkpoints. The JSON data that it returns is `result(folder)`.
+
+        Raises:
+            InputError: another process works on it, or the folder cannot be written.
+            StageFailed: the disk is full.
+            Exception: whatever `work` raises; status.json then says so. A stop (KeyboardInterrupt,
+                SystemExit) is recorded as one, and the next run goes on.
+        """
+        folder = self.folder(stage, config, parents)
+        if done(folder):
+            return folder
+        with lock(folder):
+            if not done(folder):  # by someone else meanwhile
+                self._clear_if_damaged(folder)
+                _perform(folder, stage, config, parents, work)
+        return folder
+
+    def _clear_if_damaged(self, folder: Path) -> None:
+        """A stage that says it is done and is not, or whose status is unreadable, is begun anew."""
+        try:
+            state = _status(folder).get("state")
+        except FileNotFoundError:
+            return
+        except ValueError:
+            state = None
+        if state not in ("done", None):
+            return
+        reason = damage(folder) or "its status is unreadable"
+        self.say(f"{folder}: is damaged ({reason}); doing it again")
+        # The status goes last: until then a stop in between leaves a stage that is still known to be damaged.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "status.json"):
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def done(folder: Path, verify: bool = False) -> bool:
+    """Whether the stage in `folder` is finished and its files have their size (and, to verify, checksum)."""
+    return damage(folder, verify) is None
+
+
+def damage(folder: Path, verify: bool = False) -> str | None:
+    """Why the stage in `folder` does not count as done; None if it does."""
+    try:
+        status = _status(folder)
+    except (OSError, ValueError):
+        return "it has no readable status"
+    if status.get("state") != "done":
+        return f"its state is {status.get('state')}"
+    files = status.get("files")
+    if not isinstance(files, dict):
+        return "its status lists no files"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{name} has {path.stat().st_size} bytes in place of {expected['size']}"
+        if verify and _checksum(path) != expected["sha256"]:
+            return f"{name} is not what was written"
+    return None
+
+
+def result(folder: Path) -> Any:
+    """What the `work` of a finished stage returned."""
+    return _status(folder)["result"]
+
+
+def _perform(
+    folder: Path,
+    stage: str,
+    config: Mapping[str, Any],
+    parents: Sequence[Path],
+    work: Callable[[Path], Mapping[str, Any] | None],
+) -> None:
+    began = time.monotonic()
+    status: dict[str, Any] = {"state": "running", "stage": stage, "started": now()}
+    try:
+        for leftover in folder.glob(".*.tmp"):  # of a write that was killed
+            leftover.unlink()
+        described = {"format": FORMAT, "stage": stage, "config": config, "parents": [p.name for p in parents]}
+        write_json(folder / "config.json", described)
+        write_json(folder / "status.json", status)
+        returned = work(folder)
+        files = _files(folder)
+        seconds = time.monotonic() - began
+        finished = {"ended": now(), "seconds": seconds, "result": returned, "files": files}
+        write_json(folder / "status.json", status | {"state": "done"} | finished)
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        said = " ".join(str(error).split()) or type(error).__name__
+        state = {"state": "interrupted"} if stopped else {"state": "failed", "error": said}
+        _note(folder, status | state | {"ended": now()})
+        if not stopped and disk_is_full(error):
+            raise full_disk(folder) from error
+        raise
+
+
+def _note(folder: Path, status: Mapping[str, Any]) -> None:
+    """Write the status of a stage that did not finish, if that can be done; the cause matters more."""
+    try:
+        write_json(folder / "status.json", status)
+    except OSError:
+        return  # a full disk; the status says "running", which is as good: the next run goes on
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    if not isinstance(status, dict):
+        raise ValueError("status.json is no JSON object")
+    return status
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of everything that `work` left, once it is on the disk."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in _OURS:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            files[name] = {"size": path.stat().st_size, "sha256": _checksum(path)}
+    return files
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
