@@ -1,7 +1,7 @@
 """The command line: reads options, calls one function, and says in one line what went wrong.
 
 Exit codes: 0 done; 1 a stage failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM.
-Text for people goes to the standard error; what was asked for (recipes, version, `--json`) to standard output.
+Text for people goes to the standard error; what was asked for (recipes, `--json`) to the standard output.
 """
 
 from __future__ import annotations
@@ -41,14 +41,10 @@ app = typer.Typer(
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe (see `boostershot recipes`) or a YAML file.")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME if not given.")
-]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder; runs/NAME if not given.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change the recipe, as in --set immunize.steps=3; repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, as in --set immunize.steps=3; repeatable."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON to the standard output.")]

@@ -196,9 +196,7 @@ class Attack(Training):
         if list(self.eval_steps) != sorted(set(self.eval_steps)):
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected rising steps, each once")
         if self.eval_steps and self.eval_steps[-1] > self.total_steps:
-            raise at_key(
-                "eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}"
-            )
+            raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}")
         if self.adapter != "fresh" and self.lora is not None:
             raise at_key("lora", f"is given; expected null, for adapter: {self.adapter} attaches none")
         if self.adapter == "fresh" and self.lora is None:
@@ -215,9 +213,7 @@ class Evaluate(Section):
 
     split: Literal["dev", "test"] = "test"
     """Choices are made on dev; results are told of test."""
-    judges: Annotated[tuple[Literal["offline"], ...], Field(min_length=1), AfterValidator(distinct)] = (
-        "offline",
-    )
+    judges: Annotated[tuple[Literal["offline"], ...], Field(min_length=1), AfterValidator(distinct)] = ("offline",)
     n_harmful: Count = 150
     n_task: Count = 200
     max_new_tokens: Count = 16
@@ -315,15 +311,11 @@ def build_defense(mapping: object, where: str) -> Defense:
     kind: Any = DEFENSES[method]
     types_ = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    for key in mapping.keys() - {"method"}:
-        if key not in fields:
-            raise InputError(
-                f"{where}.{key}: unknown hyper-parameter of {method}; {choices(key, ['method', *fields])}"
-            )
+    for key in mapping:
+        if key not in ("method", *fields):
+            raise InputError(f"{where}.{key}: unknown hyper-parameter of {method}; {choices(key, ['method', *fields])}")
     values = {
-        name: _hyper_parameter(mapping[name], types_[name], f"{where}.{name}")
-        for name in fields
-        if name in mapping
+        name: _hyper_parameter(mapping[name], types_[name], f"{where}.{name}") for name in fields if name in mapping
     }
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:

@@ -59,9 +59,7 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _targets(value: Any) -> Any:
-    named = (
-        isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
-    )
+    named = isinstance(value, list | tuple) and value and all(isinstance(name, str) and name for name in value)
     if value == "all-linear" or named:
         return value
     raise ValueError(f"is {shown(value)}; expected all-linear or a list of module names")

@@ -57,9 +57,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return _unshared(yaml.load(text, _StrictLoader))
     except RecursionError:
-        raise InputError(
-            f"{where}: is nested too deeply or within itself; expected a plain mapping"
-        ) from None
+        raise InputError(f"{where}: is nested too deeply or within itself; expected a plain mapping") from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise InputError(f"{where}: {line}{error.problem or error.context}") from None
@@ -89,9 +87,7 @@ def _text(where: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         if path.suffix in (".yaml", ".yml") or path.parent != Path():
             raise InputError(f"{where}: no such file; expected a recipe in YAML") from None
-        raise InputError(
-            f"{where}: no such recipe; {choices(where, recipes.names())}, or a YAML file"
-        ) from None
+        raise InputError(f"{where}: no such recipe; {choices(where, recipes.names())}, or a YAML file") from None
     except UnicodeDecodeError:
         raise InputError(f"{where}: is not text in UTF-8; expected a recipe in YAML") from None
     except (OSError, ValueError) as error:  # a folder, no permission, a null byte in the name

@@ -52,9 +52,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read: {_reason(error)}; expected one JSON object a line"
-        ) from None
+        raise InputError(f"{path}: cannot be read: {_reason(error)}; expected one JSON object a line") from None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -73,11 +73,7 @@ def _owner(file: int) -> dict[str, Any] | None:
         owner = json.loads(os.pread(file, 4096, 0))
     except ValueError:
         return None
-    whole = (
-        isinstance(owner, dict)
-        and {"pid", "host", "started"} <= owner.keys()
-        and isinstance(owner["pid"], int)
-    )
+    whole = isinstance(owner, dict) and {"pid", "host", "started"} <= owner.keys() and isinstance(owner["pid"], int)
     return owner if whole else None
 
 
@@ -107,9 +103,7 @@ def _start_time(pid: int) -> str | None:
     """
     try:
         # The name, in brackets, may itself hold brackets and spaces.
-        fields = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None

@@ -43,8 +43,7 @@ def start_manifest(folder: Path, recipe: Recipe, threads: int) -> None:
     again = before is not None and _identity(before) == recipe.identity()
     if before is not None and not again:
         history.append(
-            {"recipe": before}
-            | {key: earlier.get(key) for key in ("versions", "git_commit", "started", "ended")}
+            {"recipe": before} | {key: earlier.get(key) for key in ("versions", "git_commit", "started", "ended")}
         )
     write_json(
         path,
