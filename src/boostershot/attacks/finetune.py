@@ -31,7 +31,7 @@ class AttackArguments(SFTConfig):
 
     Args:
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
-        record_steps: the optimiser steps after which `attack` calls `record`.
+        record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
     """
 
     output_dir: str = field(default="attacked")
@@ -114,6 +114,9 @@ def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
 class TrieSFTTrainer(SFTTrainer):
     """SFTTrainer that reads each batch as a token trie: the same loss and gradient for fewer tokens."""
 
+    def _send_telemetry(self) -> None:
+        """Nothing: the environment variable that the package sets comes too late after an earlier import of the Hub."""
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -129,11 +132,18 @@ class TrieSFTTrainer(SFTTrainer):
 
 
 class Record(TrainerCallback):
-    """Calls back after chosen optimiser steps."""
+    """Calls back after chosen optimiser steps; step 0 is the model as the attack finds it."""
 
     def __init__(self, steps: Sequence[int], record: Callable[[int, Any], None]):
         self.steps = set(steps)
         self.record = record
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record step 0, unless training goes on from a later one."""
+        if state.global_step == 0 and 0 in self.steps:
+            self.record(0, kwargs["model"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record this step if it is one of them."""
