@@ -42,6 +42,11 @@ def test_rows_survive_whatever_characters_they_hold(rows: list[dict[str, Any]]) 
         assert read_json(path) == rows
 
 
+def test_rows_written_elsewhere_may_hold_line_separators(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": "one\u2028line"}\n\n{"a": "two"}', encoding="utf-8")
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": "one\u2028line"}, {"a": "two"}]
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b"')
     for read, name in ((read_json, "none.json"), (read_jsonl, "none.jsonl"), (read_jsonl, "a.jsonl")):

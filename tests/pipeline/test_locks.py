@@ -1,5 +1,6 @@
 """One process at a time works in a folder; a dead one stands in nobody's way; an unwritable one is told at once."""
 
+import fcntl
 import json
 import os
 import signal
@@ -125,6 +126,20 @@ def test_one_of_many_does_a_stage_of_a_dead_owner(store: Store) -> None:
     assert done(store.folder("count", {"parts": 4}, []), verify=True)
     refused = [error for process, error in zip(processes, errors, strict=True) if process.returncode]
     assert all("is being run by process" in error for error in refused)
+
+
+def test_nobody_judges_a_lock_while_another_does(store: Store) -> None:
+    folder = store.folder("count", {"parts": 4}, [])
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = worker(store.root)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1.5)
+        assert (folder / "lock").read_text() == ""
+        assert not (folder / "config.json").exists()
+    assert process.wait() == 0
+    assert done(folder)
 
 
 def locked_by(store: Store, owner: str) -> Path:

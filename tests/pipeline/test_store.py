@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,21 +182,34 @@ def test_a_damaged_stage_is_done_again_from_nothing(tmp_path: Path, harm: Callab
 
 def test_clearing_a_damaged_stage_may_be_stopped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = store.run("immunize", {}, [], writing())
-    delete(folder)
-    unlink = Path.unlink
+    (folder / "adapter" / "weights").unlink()
+    removals = iter((None, KeyboardInterrupt))
 
-    def stops(path: Path, missing_ok: bool = False) -> None:
-        if path.name == "status.json":
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
+    def stopping_at_the_second(remove: Callable[[Path], None]) -> Callable[[Path], None]:
+        def stops(path: Path) -> None:
+            if stop := next(removals):
+                raise stop
+            remove(path)
 
-    monkeypatch.setattr(Path, "unlink", stops)
+        return stops
+
+    monkeypatch.setattr(Path, "unlink", stopping_at_the_second(Path.unlink))
+    monkeypatch.setattr(shutil, "rmtree", stopping_at_the_second(shutil.rmtree))
     with pytest.raises(KeyboardInterrupt):
         store.run("immunize", {}, [], never)
     monkeypatch.undo()
-    (folder / "left").write_text("over")  # as if not all was cleared
+    (folder / "left").write_text("over")  # as if this was not reached
     store.run("immunize", {}, [], writing())
     assert not (folder / "left").exists()
+
+
+def test_what_a_killed_write_left_is_no_part_of_the_stage(store: Store) -> None:
+    folder = store.folder("attack", {}, [])
+    folder.mkdir(parents=True)
+    (folder / ".status.json-x7.tmp").write_text('{"state": ')
+    store.run("attack", {}, [], writing())
+    assert sorted(read_json(folder / "status.json")["files"]) == ["adapter/weights", "config.json"]
+    assert not (folder / ".status.json-x7.tmp").exists()
 
 
 def test_other_content_of_the_same_size_is_found_on_request(store: Store) -> None:
