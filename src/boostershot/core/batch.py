@@ -8,7 +8,7 @@ shorter than the rows, an attention without arbitrary masks) get padded rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class Rows:
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+    def named(self, role: str) -> Rows:
+        """The same rows, called "<role> row 0" and so on."""
+        return replace(self, ids=tuple(f"{role} row {i}" for i in range(len(self))))
 
     def supervised(self) -> Tensor:
         """Boolean [rows, time]: is position t predicted from an attended position t - 1, with a label?"""

@@ -99,7 +99,7 @@ class Oracle:
         state: what a defence keeps between steps, JSON-able, saved in the checkpoint.
 
     Raises:
-        ValueError: a trainable parameter is in half precision, or there is none.
+        ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1.
     """
 
     model: nn.Module
@@ -110,6 +110,8 @@ class Oracle:
     state: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more rows, or None")
         named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
         if not named:
             raise ValueError("the model has no trainable parameter")

@@ -14,7 +14,7 @@ from torch import Tensor
 class Vector:
     """`scale` times `parts`; the scale is kept apart so that `unit` copies nothing.
 
-    `plus` and `times` work in place on `parts`: whoever calls them gives the vector up.
+    `plus` works in place on its `parts`, and `times` and `unit` share them: whoever adds gives the vector up.
     """
 
     parts: tuple[Tensor, ...]
@@ -51,11 +51,11 @@ class Vector:
         return self.scale * other.scale * float(sum(product.item() for product in products))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The parts with the scale worked in."""
-        if self.scale != 1.0:
-            with torch.no_grad():
-                torch._foreach_mul_(list(self.parts), self.scale)
-        return self.parts
+        """The parts with the scale worked in; copies where the scale is not 1, as it is in a sum."""
+        if self.scale == 1.0:
+            return self.parts
+        with torch.no_grad():
+            return tuple(torch._foreach_mul(list(self.parts), self.scale))
 
 
 @contextmanager

@@ -59,8 +59,9 @@ class Booster:
         norm = h.gradient.norm()
         with oracle.moved(h.gradient.unit(), by=-self.length(oracle)):
             h_moved = oracle.gradient(harmful)
+        bracket = h - h_moved  # before f, which then runs beside one gradient and not two
         f = self.align.step(oracle, batch)
-        return (f + self.lam * (h - h_moved)).log(
+        return (f + self.lam * bracket).log(
             harmful_loss=h.loss,
             harmful_loss_moved=h_moved.loss,
             harmful_loss_reduction=h.loss - h_moved.loss,

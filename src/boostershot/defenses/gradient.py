@@ -46,15 +46,12 @@ def defense_gradient(
         The step. Weights, `.grad`, hooks, RNG state and train/eval mode are as before, bit for bit.
 
     Raises:
-        ValueError: a batch that the defence needs is missing or malformed, or a trainable parameter is half precision.
+        ValueError: a batch that the defence needs is missing, malformed or without a supervised token, a trainable
+            parameter is half precision, or `micro_batch_size` is below 1.
         NonFiniteError: a loss or gradient is not finite.
     """
     given = {"align": align, "harmful": harmful, "paired": paired, "general": general}
-    rows = {
-        role: Rows.of(batch, [f"{role} row {i}" for i in range(len(batch["input_ids"]))])
-        for role, batch in given.items()
-        if batch is not None
-    }
+    rows = {role: Rows.of(batch).named(role) for role, batch in given.items() if batch is not None}
     oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed)
     step = defense.step(oracle, Batch(**rows))
     return GradientStep(step.loss, dict(zip(oracle.names, step.gradient.tensors(), strict=True)), step.metrics)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from boostershot.core.oracle import Batch, Oracle, Step
 
@@ -12,7 +11,10 @@ from boostershot.core.oracle import Batch, Oracle, Step
 class SFT:
     """min f(w): the mean next-token loss of the safe answers to harmful prompts."""
 
-    passes: ClassVar[int] = 1  # forward-backward passes a step
+    @property
+    def passes(self) -> int:
+        """f at w."""
+        return 1
 
     def roles(self) -> frozenset[str]:
         """The kinds of rows that a step reads."""
