@@ -39,7 +39,7 @@ class Completion:
 
 
 def harmful_prompts(
-    records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str]
+    records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str], *, need_rejected: bool = True
 ) -> list[HarmfulPrompt]:
     """Preference rows from a source's records.
 
@@ -47,19 +47,21 @@ def harmful_prompts(
         records: with `prompt, chosen, rejected`, plain text or TRL's conversational form; `id` and `category` optional.
         where: the file or data set, for messages.
         columns: our name -> the source's name, where they differ.
+        need_rejected: False where nobody reads the harmful answers; a row may then lack the column.
 
     Raises:
         InputError: names the file, the row (from 1) and the column.
     """
     rows = []
     for number, record in enumerate(records, start=1):
+        has_rejected = need_rejected or columns.get("rejected", "rejected") in record
         rows.append(
             HarmfulPrompt(
                 id=_identity(record, number),
                 prompt=text_of(record, "prompt", where, number, columns),
                 category=str(record.get(columns.get("category", "category")) or "none"),
                 chosen=text_of(record, "chosen", where, number, columns),
-                rejected=text_of(record, "rejected", where, number, columns),
+                rejected=text_of(record, "rejected", where, number, columns) if has_rejected else None,
             )
         )
     return _not_empty(rows, where)

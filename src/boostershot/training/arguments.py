@@ -35,7 +35,6 @@ class ImmunizeArguments(TrainingArguments):
     lora: dict[str, Any] | None = field(default_factory=lambda: dict(DEFAULT_LORA))
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.gradient_accumulation_steps != 1:
             raise ValueError(
                 "gradient_accumulation_steps must stay 1: the harmful gradient is normalised over the whole batch; "
@@ -47,6 +46,7 @@ class ImmunizeArguments(TrainingArguments):
             raise ValueError("DeepSpeed and FSDP are not supported; use one process or DistributedDataParallel")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more")
+        super().__post_init__()  # last: it fails in its own words where DeepSpeed is asked for and not installed
 
 
 DEFAULT_LORA: dict[str, Any] = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}

@@ -40,7 +40,8 @@ def immunize(
     Args:
         model: any causal language model, float32.
         tokenizer: its tokenizer, with a padding token.
-        dataset: rows of `prompt, chosen, rejected` (TRL's preference format), such as a `datasets.Dataset`.
+        dataset: rows of `prompt, chosen, rejected` (TRL's preference format), such as a `datasets.Dataset`;
+            `rejected` may be missing where the defence reads no harmful rows or `harmful` gives them.
         defense: such as `Booster(lam=20, alpha_per_weight=2.3e-5)`.
         args: training arguments; `lora=None` trains the weights that require a gradient.
         harmful: unpaired harmful rows to use in place of `rejected`.
@@ -52,7 +53,7 @@ def immunize(
         InputError: a row is bad, or the defence needs harmful rows and there are none.
         NonFiniteError: a loss or gradient is not finite; names the rows.
     """
-    rows = _preference_rows(dataset)
+    rows = _preference_rows(dataset, need_rejected="harmful" in defense.roles() and not harmful)
     set_seed(args.seed)  # the adapter's initial weights
     form = Format.choose(tokenizer, template)
     roles = _roles(rows, harmful, defense, form, max_length)
@@ -66,11 +67,11 @@ def immunize(
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
-def _preference_rows(dataset: Iterable[Any]) -> list[HarmfulPrompt]:
+def _preference_rows(dataset: Iterable[Any], need_rejected: bool) -> list[HarmfulPrompt]:
     records = list(dataset)
     if records and isinstance(records[0], HarmfulPrompt):
         return records
-    return harmful_prompts(records, "dataset", {})
+    return harmful_prompts(records, "dataset", {}, need_rejected=need_rejected)
 
 
 def _roles(
