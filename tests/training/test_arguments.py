@@ -1,0 +1,35 @@
+"""Settings under which a defence would not be what it says are refused, and the defaults are a defence's."""
+
+import pytest
+
+from boostershot import ImmunizeArguments
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps must stay 1"),
+        ({"fp16": True}, "fp16 scales the loss"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "DeepSpeed and FSDP are not supported"),
+        ({"fsdp": "full_shard"}, "DeepSpeed and FSDP are not supported"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0; expected 1 or more"),
+        ({"micro_batch_size": -3}, "micro_batch_size is -3; expected 1 or more"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refused(tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        ImmunizeArguments(output_dir=str(tmp_path), **setting)
+
+
+def test_defaults(tmp_path):
+    args = ImmunizeArguments(output_dir=str(tmp_path))
+    assert args.gradient_accumulation_steps == 1 and args.micro_batch_size is None
+    assert args.lora == {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
+    assert args.report_to == [] and not args.bf16 and not args.fp16
+
+
+def test_default_lora_is_not_shared_between_arguments(tmp_path):
+    first = ImmunizeArguments(output_dir=str(tmp_path))
+    first.lora["rank"] = 1
+    assert ImmunizeArguments(output_dir=str(tmp_path)).lora["rank"] == 16

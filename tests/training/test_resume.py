@@ -1,0 +1,144 @@
+"""A training that was stopped goes on to the same weights, bit for bit, as one that was not."""
+
+import json
+import shutil
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from boostershot import SFT, Booster, ImmunizeArguments, immunize
+from boostershot.training.checkpoints import last_whole_checkpoint
+from boostershot.training.metrics import MetricsFile
+from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
+
+STEPS = 8
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.2, "targets": "all-linear"}
+
+
+@dataclass(frozen=True)
+class Fading:
+    """SFT times a factor that shrinks from step to step, kept in `oracle.state`."""
+
+    passes = 1
+
+    def roles(self):
+        return frozenset({"align"})
+
+    def step(self, oracle, batch):
+        factor = 0.5 * oracle.state.get("factor", 1.0)
+        oracle.state["factor"] = factor
+        f = oracle.gradient(batch.need("align"))
+        return (factor * f).log(alignment_loss=f.loss, factor=factor)
+
+
+class Stop(Exception):
+    """The kill."""
+
+
+class StopAfter(TrainerCallback):
+    """Raises once the logs and the checkpoint of a step are written."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Stop
+
+
+def train(folder, defense, lora, callbacks=()):
+    """18 rows in batches of 4: an epoch ends after step 5, in a short batch; checkpoints at steps 3, 6 and 8."""
+    model = tiny_llama(320) if lora else tiny_gpt2(320, dropout=0.2)
+    args = ImmunizeArguments(
+        output_dir=str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        lr_scheduler_type="linear",
+        warmup_steps=2,
+        save_steps=3,
+        seed=3,
+        lora=lora,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    metrics = MetricsFile(folder.parent / f"{folder.name}.jsonl")
+    return immunize(model, tiny_tokenizer(True), preference_rows(18), defense, args, callbacks=[metrics, *callbacks])
+
+
+def weights(model):
+    return {name: param.detach().clone() for name, param in model.state_dict().items()}
+
+
+def differing(a, b):
+    """The names of the tensors that differ in any bit."""
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+DEFENSES = {
+    "sft": SFT(),
+    "booster": Booster(lam=5.0, alpha=0.1),
+    "stateful": Fading(),
+}
+
+
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+@pytest.mark.parametrize("defense", DEFENSES.values(), ids=DEFENSES)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, defense, lora):
+    whole = weights(train(tmp_path / "whole", defense, lora))
+    with pytest.raises(Stop):
+        train(tmp_path / "stopped", defense, lora, [StopAfter(4)])
+    torch.manual_seed(99)  # the new process has another random state
+    resumed = weights(train(tmp_path / "stopped", defense, lora))
+    assert differing(whole, resumed) == []
+
+
+def test_weights_depend_on_what_the_checkpoint_holds(tmp_path):
+    """The test above could not fail if the last steps forgot the first three."""
+    whole = weights(train(tmp_path / "whole", SFT(), LORA))
+    with pytest.raises(Stop):
+        train(tmp_path / "stopped", SFT(), LORA, [StopAfter(4)])
+    (tmp_path / "stopped" / "checkpoint-3" / "optimizer.pt").unlink()
+    assert differing(whole, weights(train(tmp_path / "stopped", SFT(), LORA)))
+
+
+def test_half_written_checkpoint_is_passed_over_and_removed(tmp_path):
+    whole = weights(train(tmp_path / "whole", SFT(), LORA))
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stop):
+        train(folder, SFT(), LORA, [StopAfter(4)])
+    half = folder / "checkpoint-6"
+    shutil.copytree(folder / "checkpoint-3", half)
+    (half / "whole").unlink()
+    (half / "optimizer.pt").write_bytes(b"half")
+    resumed = weights(train(folder, SFT(), LORA))
+    assert differing(whole, resumed) == []
+
+
+def test_latest_checkpoint_is_by_number_and_unmarked_ones_go(tmp_path):
+    for step in (3, 12, 100, 99):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (3, 12, 99):
+        (tmp_path / f"checkpoint-{step}" / "whole").touch()
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-99"
+    assert not (tmp_path / "checkpoint-100").exists()
+    assert last_whole_checkpoint(tmp_path / "nothing here") is None
+
+
+def test_metrics_hold_each_step_once_after_a_resume(tmp_path):
+    train(tmp_path / "whole", Fading(), LORA)
+    with pytest.raises(Stop):
+        train(tmp_path / "stopped", Fading(), LORA, [StopAfter(5)])
+    with (tmp_path / "stopped.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # a line that the kill cut short
+    train(tmp_path / "stopped", Fading(), LORA)
+    whole, stopped = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    )
+    assert [line["step"] for line in stopped] == list(range(1, STEPS + 1))
+    assert [line["factor"] for line in stopped] == [0.5**step for step in range(1, STEPS + 1)]
+    assert [line["alignment_loss"] for line in stopped] == [line["alignment_loss"] for line in whole]
