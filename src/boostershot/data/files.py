@@ -11,6 +11,7 @@ from typing import Any
 from boostershot.errors import InputError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TEXT = "utf-8-sig"  # UTF-8, with or without the byte order mark that spreadsheets write
 
 
 def read_records(source: str, split: str | None = None) -> list[Mapping[str, Any]]:
@@ -27,18 +28,21 @@ def read_records(source: str, split: str | None = None) -> list[Mapping[str, Any
             raise InputError(f"{source}: no such file")
         try:
             return _read_file(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{source}: cannot be read: {error}") from error
+        except InputError:
+            raise
+        except (OSError, ValueError, csv.Error) as error:  # ValueError: bytes that are no UTF-8, or no parquet
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{source}: cannot be read: {reason}") from error
     return _read_dataset(source, split)
 
 
 def _read_file(path: Path) -> list[Mapping[str, Any]]:
     if path.suffix == ".jsonl":
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding=TEXT).split("\n")  # splitlines would also cut at U+2028 inside a string
         return [_object(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     if path.suffix == ".json":
         try:
-            records = json.loads(path.read_text(encoding="utf-8"))
+            records = json.loads(path.read_text(encoding=TEXT))
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {error.lineno} is not JSON: {error.msg}") from error
         if not isinstance(records, list):
@@ -48,10 +52,10 @@ def _read_file(path: Path) -> list[Mapping[str, Any]]:
                 raise InputError(f"{path}: row {number} is {type(record).__name__}; expected an object")
         return records
     if path.suffix == ".parquet":
-        from datasets import Dataset
+        from pyarrow import parquet  # and not through `datasets`, which would keep a converted copy in the user's home
 
-        return list(Dataset.from_parquet(str(path)))  # type: ignore[arg-type]
-    with path.open(encoding="utf-8", newline="") as file:
+        return parquet.read_table(path).to_pylist()
+    with path.open(encoding=TEXT, newline="") as file:
         tabs = path.suffix == ".tsv"
         reader = csv.DictReader(
             file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL

@@ -43,7 +43,11 @@ def split_of(prompt: str, shares: Mapping[str, float] = SPLITS) -> str:
 
 def split_rows(rows: Iterable[Row], shares: Mapping[str, float] = SPLITS) -> dict[str, list[Row]]:
     """The rows of each split, one row a prompt, ordered by hash so that the first n are a random sample."""
-    distinct = {prompt_hash(row.prompt): row for row in rows}
+    distinct: dict[str, Row] = {}
+    for row in rows:  # of the variants of a prompt the same one is kept in whatever order they come
+        key = prompt_hash(row.prompt)
+        if key not in distinct or row.prompt >= distinct[key].prompt:
+            distinct[key] = row
     parts: dict[str, list[Row]] = {name: [] for name in shares}
     for _, row in sorted(distinct.items()):
         parts[split_of(row.prompt, shares)].append(row)
