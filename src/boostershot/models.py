@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -34,7 +36,7 @@ def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"model {model_id!r} cannot be loaded: {reason} (expected a Hub id, a local folder with safetensors "
@@ -113,9 +115,7 @@ class Layer:
     merge: bool  # fold the adapter into the weights (before a fresh adapter goes on top)
 
 
-def load_chain(
-    model_id: str, layers: Sequence[Layer], trainable: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_chain(model_id: str, layers: Sequence[Layer], trainable: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
     """The base model with the layers applied in order; the last unmerged adapter stays attached.
 
     Args:
@@ -126,6 +126,7 @@ def load_chain(
     from peft import PeftModel
 
     full = [layer for layer in layers if not (layer.folder / "adapter_config.json").exists()]
+    model: Any
     model, tokenizer = load_base(model_id)
     if full:
         last = max(layers.index(layer) for layer in full)  # full weights replace all that came before
