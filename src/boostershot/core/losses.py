@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -52,17 +54,23 @@ def projecting_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 def lay_out(model: nn.Module, rows: Rows) -> Layout:
     """The cheapest layout of these rows that this model reads exactly."""
-    window = shortest_window(model)
-    if (window is None or rows.longest() < window) and reads_tries(model):
-        return trie(rows, next(model.parameters()).dtype)
+    if rows.longest() < shortest_window(model, ("sliding_window", "attention_chunk_size")) and reads_tries(model):
+        layout = trie(rows, next(model.parameters()).dtype)
+        # These windows are cut by a model's own attention, which counts places in the sequence and not depths.
+        if layout.tokens < shortest_window(model, ("window_size", "attention_window_size")):
+            return layout
     return padded(rows)
 
 
-def shortest_window(model: nn.Module) -> int | None:
-    """The shortest attention window that the model's configuration names, or None."""
-    config = model.config
-    windows = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
-    return min((window for window in windows if isinstance(window, int)), default=None)
+def shortest_window(model: nn.Module, keys: tuple[str, ...]) -> float:
+    """The shortest of the attention windows that the model's configuration has under these keys, or infinity."""
+    windows = [getattr(text_config(model), key, None) for key in keys]
+    return min((window for window in windows if isinstance(window, int)), default=math.inf)
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of the language model, also inside one that sees or hears."""
+    return model.config.get_text_config()
 
 
 def reads_tries(model: nn.Module) -> bool:
@@ -90,10 +98,13 @@ def reads_tries(model: nn.Module) -> bool:
 
 
 def _probe(model: nn.Module) -> Rows:
-    """Two rows that share a prefix and part ways, the shorter one padded."""
-    size = model.config.get_text_config().vocab_size
-    first, second = [3, 5, 7, 11, 13], [3, 5, 11]
-    ids = torch.tensor([first, [*second, 0, 0]]) % size
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    """Three rows, one parting from another after a shared prefix and one at once; all predict after they part.
+
+    Predictions of the shared prefix alone would say nothing: there a trie is an ordinary causal sequence.
+    """
+    size = text_config(model).vocab_size
+    first, second, third = [3, 5, 7, 11, 13, 2], [3, 5, 11, 2, 7], [11, 7, 3]
+    ids = torch.tensor([first, [*second, 0], [*third, 0, 0, 0]]) % size
+    mask = torch.tensor([[1] * len(row) + [0] * (6 - len(row)) for row in (first, second, third)])
     rows = Rows.of({"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
     return rows.to(next(model.parameters()).device)
