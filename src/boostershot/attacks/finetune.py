@@ -34,11 +34,11 @@ class AttackArguments(SFTConfig):
         record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
     """
 
-    output_dir: str = field(default="attacked")
+    output_dir: str = field(default="attacked")  # pyright: ignore[reportIncompatibleVariableOverride]
     learning_rate: float = field(default=1e-4)
     lr_scheduler_type: str = field(default="constant")  # type: ignore[assignment]
     weight_decay: float = field(default=0.1)
-    bf16: bool = field(default=False)
+    bf16: bool = field(default=False)  # pyright: ignore[reportIncompatibleVariableOverride]
     gradient_checkpointing: bool = field(default=False)
     logging_steps: float = field(default=1)
     max_length: int | None = field(default=None)  # rows come tokenised and cut

@@ -49,15 +49,20 @@ class Format:
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
-        return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has its own
+        return self.answer_ids(str(text))  # the template has its own special tokens
 
     def answer_ids(self, answer: str) -> list[int]:
         """The tokens of the answer itself, without the end of the turn."""
         return self.tokenizer(answer, add_special_tokens=False).input_ids
 
+    @property
+    def pad_id(self) -> int:
+        """The padding token; what stands there is masked."""
+        return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+
     def cut(self, answer: str, tokens: int) -> str:
         """The first `tokens` tokens of an answer, as text."""
-        return self.tokenizer.decode(self.answer_ids(answer)[:tokens]).strip()
+        return str(self.tokenizer.decode(self.answer_ids(answer)[:tokens])).strip()
 
     def end_ids(self) -> list[int]:
         """The tokens that end an answer: what the chat template writes after one, else the end-of-text token."""
@@ -66,8 +71,8 @@ class Format:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False)
             end = str(text).rpartition("xyzzy")[2].strip()
             if end:
-                return self.tokenizer(end, add_special_tokens=False).input_ids
-        return [self.tokenizer.eos_token_id]
+                return self.answer_ids(end)
+        return [int(self.tokenizer.eos_token_id)]  # type: ignore[arg-type]
 
     def tokenize(self, prompt: str, answer: str, *, name: str, max_length: int, end: bool = True) -> TokenizedRow:
         """A supervised row: the answer is cut at `max_length` tokens, the prompt never.

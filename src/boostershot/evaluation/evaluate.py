@@ -151,7 +151,7 @@ def answer_all(
         for row in harmful
         if row.rejected is not None
     ]
-    losses = row_losses(model, answered, form.tokenizer.pad_token_id, advance=advance)
+    losses = row_losses(model, answered, form.pad_id, advance=advance)
     return Answers(harmful, answers, task_answers, losses, [row.name for row in answered])
 
 

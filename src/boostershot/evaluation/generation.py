@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig
@@ -38,7 +39,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=[form.end_ids()[0], form.tokenizer.eos_token_id],
-        pad_token_id=form.tokenizer.pad_token_id,
+        pad_token_id=form.pad_id,
     )
     try:
         preamble = _read(model, shared) if shared else None
@@ -48,10 +49,10 @@ def generate(
             ids, mask = [], []
             for i in picked:  # the padding goes between the shared preamble and the row's own tokens
                 gap, own = longest - len(rows[i]), rows[i][len(shared) :]
-                ids.append([*shared, *[form.tokenizer.pad_token_id] * gap, *own])
+                ids.append([*shared, *[form.pad_id] * gap, *own])
                 mask.append([1] * len(shared) + [0] * gap + [1] * len(own))
             cache = None if preamble is None else _repeat(preamble, len(picked), model)
-            output = model.generate(
+            output: Any = model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 past_key_values=cache,
@@ -77,6 +78,6 @@ def _repeat(cache: DynamicCache, times: int, model: PreTrainedModel) -> DynamicC
     """The same keys and values for each of `times` rows, in a cache of their own."""
     copy = DynamicCache(config=model.config.get_text_config())
     for index, layer in enumerate(cache.layers):
-        keys, values = (tensor.repeat(times, 1, 1, 1) for tensor in (layer.keys, layer.values))
+        keys, values = (tensor.repeat(times, 1, 1, 1) for tensor in (layer.keys, layer.values))  # pyright: ignore
         copy.update(keys, values, index)
     return copy

@@ -116,7 +116,7 @@ class Relevance:
         self, pairs: Sequence[tuple[str, str]], advance: Callable[[int], None] = lambda n: None
     ) -> list[float]:
         """The ratio of each (prompt, answer); answers must not be empty."""
-        pad = self.form.tokenizer.pad_token_id
+        pad = self.form.pad_id
 
         def losses(prompts: Sequence[str], advance: Callable[[int], None]) -> list[float]:
             rows = [

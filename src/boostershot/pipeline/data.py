@@ -35,7 +35,7 @@ class RecipeData:
             InputError: a split has no rows.
         """
         spec = self.recipe.data.align
-        prompts = load_harmful_prompts(spec.source, spec.split, dict(spec.columns or {}))
+        prompts = load_harmful_prompts(spec.source, spec.split, _names(spec.columns))
         parts = split_rows(prompts)
         for name, rows in parts.items():
             if not rows:
@@ -51,7 +51,7 @@ class RecipeData:
         spec = self.recipe.data.harmful
         if spec is None:
             return []
-        rows = completions(read_records(spec.source, spec.split), spec.source, dict(spec.columns or {}))
+        rows = completions(read_records(spec.source, spec.split), spec.source, _names(spec.columns))
         held_out = {prompt_hash(row.prompt) for name, part in self.splits.items() if name != "align" for row in part}
         return [row for row in rows if prompt_hash(row.prompt) not in held_out][: spec.n]
 
@@ -59,7 +59,7 @@ class RecipeData:
     def task(self) -> Task:
         """The benign task."""
         spec = self.recipe.data.task
-        return load_task(spec.source, spec.kind, spec.split, dict(spec.columns or {}), spec.options)
+        return load_task(spec.source, spec.kind, spec.split, _names(spec.columns), spec.options)
 
     def task_identity(self) -> dict[str, Any]:
         """What determines the task's rows."""
@@ -82,6 +82,11 @@ class RecipeData:
                 **{f"task {name}": rows_hash([row.prompt for row in rows]) for name, rows in self.task.splits.items()},
             },
         }
+
+
+def _names(columns: Mapping[Any, str] | None) -> dict[str, str]:
+    """Our column names -> the source's."""
+    return {str(ours): str(theirs) for ours, theirs in (columns or {}).items()}
 
 
 def with_refusal(row: HarmfulPrompt) -> HarmfulPrompt:

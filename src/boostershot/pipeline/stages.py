@@ -249,7 +249,7 @@ class Stages:
                     form.tokenize(r["prompt"], r["rejected"], name=r["id"], max_length=length) for r in held_out
                 ],
             }
-            losses = Losses(folder / "losses.json", kinds, tokenizer.pad_token_id)
+            losses = Losses(folder / "losses.json", kinds, form.pad_id)
 
             def record(step: int, model: Any) -> None:
                 losses.measure(step, model)
@@ -365,6 +365,8 @@ class Losses:
 
 def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
     """What both kinds of training pass on to `TrainingArguments`."""
+    warm = settings.schedule == "constant" and settings.warmup_steps > 0
+    schedule = "constant_with_warmup" if warm else settings.schedule  # Hugging Face's plain one ignores the warm-up
     length = {"max_steps": settings.steps} if settings.steps else {"num_train_epochs": settings.epochs}
     return {
         **length,
@@ -372,7 +374,7 @@ def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
         "per_device_train_batch_size": settings.batch,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "lr_scheduler_type": settings.schedule,
+        "lr_scheduler_type": schedule,
         "warmup_steps": settings.warmup_steps,
         "seed": seed,
         "save_strategy": "steps",

@@ -191,9 +191,7 @@ def _course(rows: Sequence[Row], defense: str | None, attack: str | None) -> dic
     return {seed: steps for seed, steps in course.items() if 0 in steps and len(steps) > 1}
 
 
-def _drops(
-    course: Mapping[int, Mapping[int, Row]], key: str = "harmful_loss", until: str = "last"
-) -> dict[int, float]:
+def _drops(course: Mapping[int, Mapping[int, Row]], key: str = "harmful_loss", until: str = "last") -> dict[int, float]:
     """seed -> how far the loss fell from step 0 to the last (or the first recorded) step."""
     drops = {}
     for seed, steps in course.items():
@@ -268,9 +266,7 @@ def _held_out_follows(rows: Sequence[Row], sft: str | None) -> tuple[str, bool |
 def _booster_starts_lower(
     rows: Sequence[Row], booster: str | None, name: str | None, sft: str | None
 ) -> tuple[str, bool | None, str]:
-    claim = (
-        f"The harmful loss of {name} starts lower than SFT's after alignment, and the attack lowers it less"
-    )
+    claim = f"The harmful loss of {name} starts lower than SFT's after alignment, and the attack lowers it less"
     attack = _mix_or_harmful_only(rows)
     ours, theirs = _course(rows, booster, attack), _course(rows, sft, attack)
     seeds = sorted(ours.keys() & theirs.keys())

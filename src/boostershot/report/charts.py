@@ -100,9 +100,7 @@ def panel(
         ]
         if marks:
             end = f"{max(one.points, key=lambda point: point[0])[1]:.{digits}f}"
-            lines.append(
-                Line(one.label, one.style, one.hollow, _path(marks), _band(marks), marks, end, marks[-1].y)
-            )
+            lines.append(Line(one.label, one.style, one.hollow, _path(marks), _band(marks), marks, end, marks[-1].y))
     return Panel(
         title,
         note,

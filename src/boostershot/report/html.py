@@ -128,9 +128,7 @@ def _caveats(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[st
         found.append("One seed: the intervals cover the choice of prompts, not another training run.")
     overlapping = [pair for pair, count in manifest["overlaps"].items() if count]
     if overlapping:
-        found.append(
-            f"Prompts are shared between splits ({', '.join(overlapping)}): do not trust the figures."
-        )
+        found.append(f"Prompts are shared between splits ({', '.join(overlapping)}): do not trust the figures.")
     return found
 
 
@@ -164,9 +162,7 @@ def _attack(run: Run, label: str) -> AttackView:
         share("Harmful score, %", "lower is better", "harmful_score"),
         share("Fine-tune accuracy, %", "higher is better", "finetune_accuracy"),
     ]
-    loss_panel = charts.panel(
-        label, harmful, says, lines("harmful_loss") + own, top=None, digits=2, base=base
-    )
+    loss_panel = charts.panel(label, harmful, says, lines("harmful_loss") + own, top=None, digits=2, base=base)
     return AttackView(label, items[0]["p"], panels, loss_panel)
 
 

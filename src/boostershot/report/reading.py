@@ -76,9 +76,7 @@ def read_run(folder: Path) -> Run:
     manifest = _object(folder / "manifest.json", _MANIFEST)
     recipe = manifest["recipes"].get(results["recipe"])
     if not isinstance(recipe, dict) or not isinstance(recipe.get("defenses"), dict):
-        raise InputError(
-            f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}"
-        )
+        raise InputError(f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}")
     return Run(folder, results, manifest)
 
 

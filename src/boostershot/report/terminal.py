@@ -54,9 +54,7 @@ def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
 
 
 def _base(row: Item) -> Text:
-    text = (
-        f"Base model, not aligned: HS {number(row['harmful_score'])}, FA {number(row['finetune_accuracy'])}, "
-    )
+    text = f"Base model, not aligned: HS {number(row['harmful_score'])}, FA {number(row['finetune_accuracy'])}, "
     return Text(text + f"loss {number(row['harmful_loss'], 2)}", style="dim")
 
 

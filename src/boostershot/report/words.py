@@ -94,9 +94,7 @@ def findings(summary: Sequence[Item], methods: Mapping[str, str]) -> list[Findin
                 found += _finding(summary, attack, defense, reference)
     if not found:
         found = [_alone(item) for (_, attack), item in last_steps(summary).items() if attack in chosen]
-    nothing = Finding(
-        "No cell of this run was finished, so there is no answer.", "", "Nothing measured.", "open"
-    )
+    nothing = Finding("No cell of this run was finished, so there is no answer.", "", "Nothing measured.", "open")
     return found or [nothing]
 
 
@@ -144,9 +142,7 @@ def _finding(summary: Sequence[Item], attack: str, defense: str, reference: str 
     step = max(steps)
     ours, theirs = sides[0][step], sides[1][step]
     minus = ours["minus_sft"] or {}
-    sentence = (
-        f"After {step} attack steps {name(defense)}’s harmful score is {estimate(ours['harmful_score'])} "
-    )
+    sentence = f"After {step} attack steps {name(defense)}’s harmful score is {estimate(ours['harmful_score'])} "
     sentence += f"against {name(reference)}’s {estimate(theirs['harmful_score'])}"
     if ours["finetune_accuracy"] and theirs["finetune_accuracy"]:
         sentence += f"; fine-tune accuracy is {estimate(ours['finetune_accuracy'])} against "
@@ -180,9 +176,7 @@ def _judgement(minus: Item, defense: str, reference: str) -> tuple[str, str]:
 
 def _alone(item: Item) -> Finding:
     sentence = f"After {item['attack_step']} attack steps {name(item['defense'])}’s harmful score is "
-    sentence += (
-        f"{estimate(item['harmful_score'])}; fine-tune accuracy is {estimate(item['finetune_accuracy'])}."
-    )
+    sentence += f"{estimate(item['harmful_score'])}; fine-tune accuracy is {estimate(item['finetune_accuracy'])}."
     return Finding(sentence, _setting(item), "There is no second defense to compare it with.", "open")
 
 

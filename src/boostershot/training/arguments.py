@@ -24,7 +24,7 @@ class ImmunizeArguments(TrainingArguments):
             scaling, DeepSpeed, FSDP, several GPUs in one process.
     """
 
-    output_dir: str = field(default="immunized")
+    output_dir: str = field(default="immunized")  # pyright: ignore[reportIncompatibleVariableOverride]
     learning_rate: float = field(default=5e-4)
     lr_scheduler_type: str = field(default="constant")  # type: ignore[assignment]
     weight_decay: float = field(default=0.1)

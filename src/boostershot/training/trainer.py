@@ -70,7 +70,7 @@ class DefenseTrainer(Trainer):
             autocast=self.compute_loss_context_manager,
             state=self._defense_state().values,
         )
-        batch = {role: rows_of(rows) for role, rows in self._prepare_inputs(inputs).items()}
+        batch = {role: rows_of(rows) for role, rows in self._prepare_inputs(inputs).items()}  # type: ignore[arg-type]
         step = self.defense.step(oracle, Batch(**batch))
         for param, gradient in zip(oracle.params, step.gradient.tensors(), strict=True):
             param.grad = gradient
