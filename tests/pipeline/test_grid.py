@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import yaml
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
 import boostershot as bs
 from boostershot.cli import call
 from boostershot.pipeline.progress import Reporter
+from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -122,15 +122,19 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
             if step > 0 and not settings.judged:
                 continue
             what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
-            layers = [Layer(weights_in(immunized), merge=step > 0 and settings.adapter != "continue")]
-            if step > 0 and settings.adapter == "continue":
-                layers = []
-            if step > 0:
-                layers.append(Layer(attacked / f"step-{step}", merge=False))
+            layers = _layers(immunized, attacked, step, settings.adapter)
             evaluated[step] = stages.evaluated(attacked if step else immunized, layers, what)
     except Exception as error:
         return Cell(defense, attack, seed, immunized, attacked, evaluated, told(error))
     return Cell(defense, attack, seed, immunized, attacked, evaluated)
+
+
+def _layers(immunized: Path, attacked: Path, step: int, adapter: str) -> list[Layer]:
+    """What to stack on the base model for one evaluation; all merged, which is faster to run."""
+    trained = Layer(attacked / f"step-{step}", merge=True)
+    if step > 0 and adapter == "continue":  # it is the immunised adapter, trained on
+        return [trained]
+    return [Layer(weights_in(immunized), merge=True), *([trained] if step > 0 else [])]
 
 
 def _conclude(stages: Stages, cells: list[Cell]) -> Results:

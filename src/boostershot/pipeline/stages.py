@@ -310,7 +310,7 @@ class Stages:
         rows_folder, calibration_folder = self.held_out(), self.calibration()
         config = {
             **self._identity(),
-            "layers": [f"{layer.folder.parent.name}/{layer.folder.name}/{layer.merge}" for layer in layers],
+            "layers": [f"{layer.folder.parent.name}/{layer.folder.name}" for layer in layers],
             "evaluate": settings.model_dump(mode="json"),
             "task": self.data.task_identity(),
             "max_length": self.recipe.data.max_length,
