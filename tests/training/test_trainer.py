@@ -55,16 +55,17 @@ def gradients(model):
 
 def train(folder, model, defense, watch, steps=1, **changes):
     settings = {"max_grad_norm": 0.0, "lora": None, "save_strategy": "no", "learning_rate": 1e-3, **changes}
+    rows = settings.pop("rows", preference_rows(12))
+    settings.setdefault("per_device_train_batch_size", 5)
     args = ImmunizeArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=5,
         seed=SEED,
         disable_tqdm=True,
         use_cpu=True,
         **settings,
     )
-    return immunize(model, tiny_tokenizer(True), preference_rows(12), defense, args, callbacks=[watch])
+    return immunize(model, tiny_tokenizer(True), rows, defense, args, callbacks=[watch])
 
 
 def reference(model, defense, batch, micro_batch_size=None):
@@ -137,3 +138,10 @@ def test_lora_freezes_the_base_and_half_precision_trainables_are_refused(tmp_pat
     assert trained and all("q_proj.lora_" in name for name in trained)
     with pytest.raises(ValueError, match=r"trainable in torch\.bfloat16"):
         train(tmp_path, tiny_llama(320).bfloat16(), SFT(), Watch())
+
+
+def test_dropout_masks_change_from_step_to_step(tmp_path):
+    watch = Watch()
+    same = {"rows": preference_rows(1) * 12, "learning_rate": 0.0}
+    train(tmp_path, tiny_gpt2(320, dropout=0.3), SFT(), watch, steps=3, **same)
+    assert len({log["alignment_loss"] for log in watch.logs}) == 3
