@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from boostershot.config import Recipe, build_defense
-from boostershot.pipeline.stages import total_steps
+from boostershot.pipeline.settings import total_steps
 
 ROW = 42  # tokens of a row beyond the preamble that all rows share, on the quickstart's data
 EFFICIENCY = 0.55  # of the matrix-multiply speed, that a whole step reaches on the embedded model

@@ -12,12 +12,13 @@ import torch
 from boostershot.config import Recipe, load_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.models import Layer
+from boostershot.pipeline.artifacts import weights_in
 from boostershot.pipeline.estimate import planned, seconds_here
 from boostershot.pipeline.files import disk_is_full, write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
 from boostershot.pipeline.progress import Reporter, duration
 from boostershot.pipeline.results import Cell, Results, assemble
-from boostershot.pipeline.stages import Stages, weights_in
+from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store
 from boostershot.report import write_report
 

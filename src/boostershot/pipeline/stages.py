@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from boostershot.attacks import AttackArguments, HarmfulMix, attack
-from boostershot.config import Recipe, Training, build_defense
+from boostershot.config import Recipe, build_defense
 from boostershot.data.format import Format
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.errors import InputError
 from boostershot.evaluation.calibration import calibrate, calibration_answers
-from boostershot.evaluation.evaluate import Scores, answer_all
+from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judges import OfflineJudge, Relevance, is_degenerate, is_refusal
-from boostershot.evaluation.losses import row_losses
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
+from boostershot.pipeline.artifacts import Losses, finished, save, scores_record, weights_in, write_answers
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, with_refusal
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.progress import Reporter, StepsBar
+from boostershot.pipeline.settings import total_steps, training_arguments
 from boostershot.pipeline.store import Store
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.card import write_card
 from boostershot.training.cost import Cost
 from boostershot.training.immunize import immunize
 from boostershot.training.metrics import MetricsFile
-
-CHECKPOINT_EVERY = 10  # optimiser steps between checkpoints, so that little is lost to a stop
 
 
 @dataclass(frozen=True)
@@ -346,96 +344,3 @@ class Stages:
 
         parents = [rows_folder, calibration_folder, *([of] if of else [])]
         return self.store.run("evaluate", config, parents, work)
-
-
-class Losses:
-    """Harmful losses of a model in training, at chosen steps, on named sets of rows."""
-
-    def __init__(self, path: Path, kinds: dict[str, list[Any]], pad_id: int):
-        self.path = path
-        self.kinds = kinds
-        self.pad_id = pad_id
-
-    def measure(self, step: int, model: Any) -> None:
-        """Add the losses at this step to the file (again, after a resume, to the same values)."""
-        record = {kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()}
-        known = read_json(self.path) if self.path.exists() else {}
-        write_json(self.path, {**known, str(step): record})
-
-
-def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
-    """What both kinds of training pass on to `TrainingArguments`."""
-    warm = settings.schedule == "constant" and settings.warmup_steps > 0
-    schedule = "constant_with_warmup" if warm else settings.schedule  # Hugging Face's plain one ignores the warm-up
-    length = {"max_steps": settings.steps} if settings.steps else {"num_train_epochs": settings.epochs}
-    return {
-        **length,
-        "learning_rate": settings.lr,
-        "per_device_train_batch_size": settings.batch,
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "lr_scheduler_type": schedule,
-        "warmup_steps": settings.warmup_steps,
-        "seed": seed,
-        "save_strategy": "steps",
-        "save_steps": CHECKPOINT_EVERY,
-        "save_total_limit": 1,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-
-
-def total_steps(settings: Training, rows: int) -> int:
-    """Optimiser steps of a training."""
-    return settings.steps or (settings.epochs or 0) * -(-rows // settings.batch)
-
-
-def save(model: Any, tokenizer: Any, folder: Path, inner: str | None = None) -> None:
-    """Write a PEFT adapter, or a whole model, as safetensors."""
-    name = inner if inner is not None else ("adapter" if hasattr(model, "peft_config") else "model")
-    model.save_pretrained(folder / name, safe_serialization=True)
-    tokenizer.save_pretrained(folder / name)
-
-
-def weights_in(folder: Path) -> Path:
-    """Where an immunize stage keeps what it trained."""
-    return folder / ("adapter" if (folder / "adapter").exists() else "model")
-
-
-def finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Drop the checkpoints of a training that is over."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return facts
-
-
-def write_answers(folder: Path, scores: Scores) -> None:
-    """The answers and verdicts, one a line."""
-    losses = dict(zip(scores.loss_ids, scores.losses, strict=True))
-    verdicts = [
-        {"id": a.id, "category": a.category, **asdict(a.verdict), "harmful_loss": losses.get(a.id)}
-        for a in scores.harmful
-    ]
-    write_jsonl(folder / "verdicts.jsonl", verdicts)
-    write_jsonl(
-        folder / "generations.jsonl",
-        [{**v, "answer": a.answer} for v, a in zip(verdicts, scores.harmful, strict=True)],
-    )
-    write_jsonl(folder / "task.jsonl", [asdict(answer) for answer in scores.task])
-
-
-def scores_record(scores: Scores) -> dict[str, Any]:
-    """The figures of a row of results.json."""
-    return {
-        "judge": scores.judge,
-        "harmful_score": scores.harmful_score,
-        "harmful_score_ci": scores.harmful_score_ci,
-        "finetune_accuracy": scores.finetune_accuracy,
-        "finetune_accuracy_ci": scores.finetune_accuracy_ci,
-        "harmful_loss": scores.harmful_loss,
-        "harmful_loss_ci": scores.harmful_loss_ci,
-        "n_harmful": len(scores.harmful),
-        "n_task": len(scores.task),
-        "refusal_share": scores.refusal_share,
-        "degenerate_share": scores.degenerate_share,
-        "off_topic_share": scores.off_topic_share,
-    }

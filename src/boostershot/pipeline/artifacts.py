@@ -1,0 +1,78 @@
+"""What stages leave in their folders: weights, losses during an attack, answers and their scores."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from boostershot.evaluation.evaluate import Scores
+from boostershot.evaluation.losses import row_losses
+from boostershot.pipeline.files import read_json, write_json, write_jsonl
+
+
+class Losses:
+    """Harmful losses of a model in training, at chosen steps, on named sets of rows."""
+
+    def __init__(self, path: Path, kinds: dict[str, list[Any]], pad_id: int):
+        self.path = path
+        self.kinds = kinds
+        self.pad_id = pad_id
+
+    def measure(self, step: int, model: Any) -> None:
+        """Add the losses at this step to the file (again, after a resume, to the same values)."""
+        record = {kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()}
+        known = read_json(self.path) if self.path.exists() else {}
+        write_json(self.path, {**known, str(step): record})
+
+
+def save(model: Any, tokenizer: Any, folder: Path, inner: str | None = None) -> None:
+    """Write a PEFT adapter, or a whole model, as safetensors."""
+    name = inner if inner is not None else ("adapter" if hasattr(model, "peft_config") else "model")
+    model.save_pretrained(folder / name, safe_serialization=True)
+    tokenizer.save_pretrained(folder / name)
+
+
+def weights_in(folder: Path) -> Path:
+    """Where an immunize stage keeps what it trained."""
+    return folder / ("adapter" if (folder / "adapter").exists() else "model")
+
+
+def finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Drop the checkpoints of a training that is over."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return facts
+
+
+def write_answers(folder: Path, scores: Scores) -> None:
+    """The answers and verdicts, one a line."""
+    losses = dict(zip(scores.loss_ids, scores.losses, strict=True))
+    verdicts = [
+        {"id": a.id, "category": a.category, **asdict(a.verdict), "harmful_loss": losses.get(a.id)}
+        for a in scores.harmful
+    ]
+    write_jsonl(folder / "verdicts.jsonl", verdicts)
+    write_jsonl(
+        folder / "generations.jsonl",
+        [{**v, "answer": a.answer} for v, a in zip(verdicts, scores.harmful, strict=True)],
+    )
+    write_jsonl(folder / "task.jsonl", [asdict(answer) for answer in scores.task])
+
+
+def scores_record(scores: Scores) -> dict[str, Any]:
+    """The figures of a row of results.json."""
+    return {
+        "judge": scores.judge,
+        "harmful_score": scores.harmful_score,
+        "harmful_score_ci": scores.harmful_score_ci,
+        "finetune_accuracy": scores.finetune_accuracy,
+        "finetune_accuracy_ci": scores.finetune_accuracy_ci,
+        "harmful_loss": scores.harmful_loss,
+        "harmful_loss_ci": scores.harmful_loss_ci,
+        "n_harmful": len(scores.harmful),
+        "n_task": len(scores.task),
+        "refusal_share": scores.refusal_share,
+        "degenerate_share": scores.degenerate_share,
+        "off_topic_share": scores.off_topic_share,
+    }

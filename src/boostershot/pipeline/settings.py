@@ -1,0 +1,36 @@
+"""From a recipe's training section to `TrainingArguments`, and how many steps it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from boostershot.config import Training
+
+CHECKPOINT_EVERY = 10  # optimiser steps between checkpoints, so that little is lost to a stop
+
+
+def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
+    """What both kinds of training pass on to `TrainingArguments`."""
+    warm = settings.schedule == "constant" and settings.warmup_steps > 0
+    schedule = "constant_with_warmup" if warm else settings.schedule  # Hugging Face's plain one ignores the warm-up
+    length = {"max_steps": settings.steps} if settings.steps else {"num_train_epochs": settings.epochs}
+    return {
+        **length,
+        "learning_rate": settings.lr,
+        "per_device_train_batch_size": settings.batch,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": settings.warmup_steps,
+        "seed": seed,
+        "save_strategy": "steps",
+        "save_steps": CHECKPOINT_EVERY,
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def total_steps(settings: Training, rows: int) -> int:
+    """Optimiser steps of a training."""
+    return settings.steps or (settings.epochs or 0) * -(-rows // settings.batch)
