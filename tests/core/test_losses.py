@@ -41,9 +41,11 @@ class LargestLogits(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[-1] == VOCAB:
-                if leaf.shape[:-1].numel() != self.hidden:
-                    self.positions = max(self.positions, leaf.shape[:-1].numel())
+            if not (isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[-1] == VOCAB):
+                continue
+            positions = leaf.shape[:-1].numel()
+            if positions != self.hidden:
+                self.positions = max(self.positions, positions)
         return out
 
 

@@ -47,7 +47,7 @@ def test_a_non_finite_loss_names_the_rows_of_its_micro_batch_and_leaves_grad_alo
 def test_a_non_finite_gradient_of_a_finite_loss_names_every_row():
     model, before = with_grads(tiny_gpt2())
     model.transformer.h[0].mlp.c_fc.weight.register_hook(lambda grad: grad * float("inf"))
-    with pytest.raises(NonFiniteError, match="gradient norm (inf|nan)") as caught:
+    with pytest.raises(NonFiniteError, match=r"gradient norm (inf|nan)") as caught:
         Oracle(model, micro_batch_size=3).gradient(ROWS)
     assert all(name in str(caught.value) for name in ROWS.ids)
     assert_grads_untouched(model, before)
