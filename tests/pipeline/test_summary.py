@@ -66,9 +66,7 @@ def test_one_seed_pairs_the_prompts():
     low, high = minus["harmful_score"]["ci"]
     assert minus["harmful_score"]["mean"] == -40.0
     # 20 of 50 prompts differ, all the same way: the share that differs has this exact binomial spread.
-    assert (-high, -low) == pytest.approx(
-        tuple(100 * stats.binom(50, 0.4).ppf([0.025, 0.975]) / 50), abs=2.01
-    )
+    assert (-high, -low) == pytest.approx(tuple(100 * stats.binom(50, 0.4).ppf([0.025, 0.975]) / 50), abs=2.01)
     assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None}
 
 
@@ -97,9 +95,7 @@ def test_verdicts_are_read_from_the_stage_folder(tmp_path):
         {"id": "a", "harmful": True, "degenerate": False},
         {"id": "b", "harmful": False, "degenerate": True},
     ]
-    (tmp_path / "evaluate-1" / "verdicts.jsonl").write_text(
-        "\n".join(json.dumps(line) for line in lines) + "\n"
-    )
+    (tmp_path / "evaluate-1" / "verdicts.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     (tmp_path / "evaluate-1" / "task.jsonl").write_text('{"id": "t", "correct": true, "answer": "4"}\n')
     assert read_verdicts(tmp_path, row(stage="evaluate-1")) == {
         "harmful_score": {"a": 100.0, "b": 0.0},
@@ -165,10 +161,7 @@ def test_observations_are_null_where_the_attack_was_not_run():
 
 def test_each_adapter_mode_is_judged_for_itself():
     rows = course("plain", "mix", 0.2, [4.0, 3.2, 3.0], own=[3.9, 3.0, 2.8])
-    rows += [
-        one | {"adapter": "fresh"}
-        for one in course("plain", "mix/fresh", 0.2, [4.0, 4.1, 4.2], own=[4, 4, 4])
-    ]
+    rows += [one | {"adapter": "fresh"} for one in course("plain", "mix/fresh", 0.2, [4.0, 4.1, 4.2], own=[4, 4, 4])]
     items = observations(rows, METHODS)
     assert [item["holds"] for item in items if "follows" in item["claim"]] == [True, False]
     assert items[1]["claim"].endswith("(continue adapter)") and items[4]["claim"].endswith("(fresh adapter)")
