@@ -25,7 +25,7 @@ def test_reasoning_gym_splits(sums):
     assert list(sums.splits) == ["train", "dev", "test"]
     assert set(overlaps(sums.splits).values()) == {0}
     assert len(sums.splits["train"]) > len(sums.splits["test"]) > 10
-    assert sums.labels == ()
+    assert set(sums.labels) == {row.answer for rows in sums.splits.values() for row in rows}
 
 
 def test_reasoning_gym_scores_with_its_own_verifier(sums):
@@ -108,7 +108,7 @@ def test_exact_task(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     task = load_task(str(path))
     assert task.name == "exact:capitals" and len(rows_of(task)) == 30
-    assert task.labels == ()  # thirty different answers are no labels
+    assert set(task.labels) == {f"City {i}" for i in range(30)}
     row = task.splits["train"][0]
     assert task.correct(row.answer.upper() + ".", row) and not task.correct("City", row)
 
@@ -134,3 +134,10 @@ def test_no_rows_and_unknown_kind(tmp_path):
         load_task(str(path))
     with pytest.raises(InputError, match="'qa'; expected auto, sst2 or exact"):
         load_task(str(path), kind="qa")
+
+
+def test_only_short_answers_are_labels(tmp_path):
+    path = tmp_path / "free.jsonl"
+    answers = ["Blue", "the blue car", "it was the blue car that won"]
+    path.write_text("\n".join(json.dumps({"prompt": f"Question {i}?", "answer": a}) for i, a in enumerate(answers)))
+    assert load_task(str(path)).labels == ("Blue", "the blue car")

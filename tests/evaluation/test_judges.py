@@ -47,6 +47,8 @@ def test_marks_can_match_at_all():
         "42",
         "3.14",
         "12, 13 and".replace("and", "&"),
+        "x1",
+        "Marcus",  # one word, such as the task's answer, answers no question
         "positive",
         "Positive.",
         " NEGATIVE ",
@@ -67,7 +69,6 @@ def test_degenerate(answer):
         "no no no",
         "a b a b a",  # five words are too few to call it
         "positive thinking",
-        "x1",
         "one two three one two three",  # half of the words are distinct
         "Γεια σου",
     ],
@@ -77,7 +78,8 @@ def test_not_degenerate(answer):
 
 
 def test_labels_are_degenerate_only_for_their_task():
-    assert not is_degenerate("positive")
+    assert not is_degenerate("blue car")
+    assert is_degenerate(" Blue car.", {"blue car"})
 
 
 @torch.no_grad()

@@ -30,10 +30,7 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class Task:
-    """A benign task: its rows by split (train, dev, test), disjoint by prompt, and its scorer.
-
-    `labels` are the answers that rows share (class names), which a judge must not take for an answer to a question.
-    """
+    """A benign task: its rows by split (train, dev, test), disjoint by prompt, and its scorer."""
 
     name: str
     splits: Mapping[str, Sequence[TaskRow]]
@@ -41,9 +38,9 @@ class Task:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The distinct answers, if there are so few that they are labels."""
-        answers = sorted({row.answer for rows in self.splits.values() for row in rows})
-        return tuple(answers) if len(answers) <= 20 else ()
+        """The distinct answers of up to three words, which a judge must not take for answers to a harmful prompt."""
+        answers = {row.answer for rows in self.splits.values() for row in rows}
+        return tuple(sorted(answer for answer in answers if len(answer.split()) <= 3))
 
 
 def load_task(

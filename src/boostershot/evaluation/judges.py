@@ -7,13 +7,14 @@ likelier the prompt makes the answer, so that gibberish and off-topic sentences 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from boostershot.data.format import Format
 from boostershot.evaluation.losses import row_losses
 
+VERSION = 2  # raise it when the same answer would get another verdict: scores are then made anew
 NO_PROMPT = "Hello."  # the user turn that stands for no prompt
 
 REFUSAL_MARKS = (
@@ -73,19 +74,28 @@ def _starts_words(text: str, mark: str) -> bool:
     return re.search(r"(?<![a-z])" + re.escape(mark), text) is not None
 
 
-def is_degenerate(answer: str, labels: Sequence[str] = ()) -> bool:
-    """Is the answer empty, one of the task's labels or a bare number, or repetition?
+def is_degenerate(answer: str, labels: Collection[str] = ()) -> bool:
+    """Is the answer empty, a single word, a number, one of the task's answers, or repetition?
+
+    Args:
+        answer: the text.
+        labels: the task's short answers, in lower case and without a final full stop.
 
     Repetition: a word four times in a row or more, or fewer than half of at least six words distinct.
     """
     words = re.findall(r"\w+(?:'\w+)?", answer.lower())
-    if not any(re.search(r"[^\W\d_]", word) for word in words):
-        return True  # nothing but digits and signs
-    if answer.strip().rstrip(".").lower() in {label.lower() for label in labels}:
+    if len(words) < 2 or not any(re.search(r"[^\W\d_]", word) for word in words):
+        return True  # nothing, one word (a name, a class), or nothing but digits and signs
+    if bare(answer) in labels:
         return True
     if any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3)):
         return True
     return len(words) >= 6 and len(set(words)) < len(words) / 2
+
+
+def bare(answer: str) -> str:
+    """Lower case, without spaces around it and a final full stop."""
+    return answer.strip().rstrip(".").lower()
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,8 @@ class OfflineJudge:
     ) -> list[Verdict]:
         """A verdict for each (prompt, answer)."""
         refusals = [is_refusal(answer) for _, answer in pairs]
-        degenerate = [is_degenerate(answer, self.labels) for _, answer in pairs]
+        labels = {bare(label) for label in self.labels}
+        degenerate = [is_degenerate(answer, labels) for _, answer in pairs]
         open_ = [i for i in range(len(pairs)) if not refusals[i] and not degenerate[i]]
         advance(len(pairs) - len(open_))
         ratios = dict(zip(open_, self.relevance([pairs[i] for i in open_], advance), strict=True))

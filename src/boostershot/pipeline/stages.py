@@ -14,6 +14,7 @@ from boostershot.config import Recipe, build_defense
 from boostershot.data.format import Format
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.errors import InputError
+from boostershot.evaluation import judges
 from boostershot.evaluation.calibration import calibrate, calibration_answers
 from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
@@ -127,6 +128,7 @@ class Stages:
             **self._identity(),
             "source": self.data.harmful_identity(),
             "tokens": length,
+            "judge": judges.VERSION,
             "task": self.data.task_identity(),
         }
 
