@@ -14,10 +14,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl's constructors sen
 if TYPE_CHECKING:
     from boostershot.attacks import ATTACKS, AttackArguments, HarmfulMix, attack
     from boostershot.core.oracle import NonFiniteError
+    from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
     from boostershot.data.tasks import Task, load_task
     from boostershot.defenses import DEFENSES, SFT, Booster, defense_gradient
     from boostershot.errors import InputError, StageFailed
+    from boostershot.evaluation.calibration import calibrate, calibration_answers
     from boostershot.evaluation.evaluate import Scores, evaluate
     from boostershot.evaluation.judges import OfflineJudge, Relevance
     from boostershot.models import load_base
@@ -32,6 +34,7 @@ _HOMES = {
     "AttackArguments": "attacks",
     "Booster": "defenses",
     "DEFENSES": "defenses",
+    "Format": "data.format",
     "HarmfulMix": "attacks",
     "ImmunizeArguments": "training.arguments",
     "InputError": "errors",
@@ -44,6 +47,8 @@ _HOMES = {
     "StageFailed": "errors",
     "Task": "data.tasks",
     "attack": "attacks",
+    "calibrate": "evaluation.calibration",
+    "calibration_answers": "evaluation.calibration",
     "defense_gradient": "defenses",
     "evaluate": "evaluation.evaluate",
     "immunize": "training.immunize",
@@ -60,6 +65,7 @@ __all__ = [
     "SFT",
     "AttackArguments",
     "Booster",
+    "Format",
     "HarmfulMix",
     "ImmunizeArguments",
     "InputError",
@@ -71,6 +77,8 @@ __all__ = [
     "StageFailed",
     "Task",
     "attack",
+    "calibrate",
+    "calibration_answers",
     "defense_gradient",
     "evaluate",
     "immunize",

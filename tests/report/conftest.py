@@ -22,9 +22,7 @@ N_HARMFUL, N_TASK = 150, 200
 SCRIPT = "<script>document.title = 'escaped?'</script> & <b>tea</b>"
 
 
-def build_run(
-    folder, *, seeds=(0, 1, 2), attacks=None, steps=(0, 20, 40), defenses=None, booster=0.45, fail=None
-):
+def build_run(folder, *, seeds=(0, 1, 2), attacks=None, steps=(0, 20, 40), defenses=None, booster=0.45, fail=None):
     """A finished run; `fail` is the (defense, attack, seed, step) of a cell that failed."""
     attacks, defenses = attacks or ALL, defenses or METHODS
     cells = [(d, a, s, t) for d in defenses for a in attacks for s in seeds for t in steps]
@@ -122,9 +120,7 @@ def _answers(stage, draw, level):
             "degenerate": flag == "degenerate",
         }
         text = SCRIPT if i == 3 else " ".join(draw.choices(words, k=16)).capitalize() + "."
-        lines.append(
-            {"id": f"prompt-{i:03}", "category": "baking", "answer": text, "relevance": 0.8} | verdict
-        )
+        lines.append({"id": f"prompt-{i:03}", "category": "baking", "answer": text, "relevance": 0.8} | verdict)
     (stage / "generations.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     (stage / "verdicts.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     return flags

@@ -49,7 +49,7 @@ class StopAfter(TrainerCallback):
 
 
 def train(folder, defense, lora, callbacks=()):
-    """18 rows in batches of 4: an epoch ends after step 5, in a short batch; checkpoints at steps 3, 6 and 8."""
+    """18 rows in batches of 4: an epoch ends after step 5, in a short batch; checkpoints at steps 3 and 6."""
     model = tiny_llama(320) if lora else tiny_gpt2(320, dropout=0.2)
     args = ImmunizeArguments(
         output_dir=str(folder),
@@ -103,6 +103,12 @@ def test_weights_depend_on_what_the_checkpoint_holds(tmp_path):
         train(tmp_path / "stopped", SFT(), LORA, [StopAfter(4)])
     (tmp_path / "stopped" / "checkpoint-3" / "optimizer.pt").unlink()
     assert differing(whole, weights(train(tmp_path / "stopped", SFT(), LORA)))
+
+
+def test_training_again_after_the_last_step_takes_no_step_too_many(tmp_path):
+    """A stop between the last step and the end of the stage: 8 steps of 5 an epoch, begun again."""
+    whole = weights(train(tmp_path / "run", SFT(), LORA))
+    assert differing(whole, weights(train(tmp_path / "run", SFT(), LORA))) == []
 
 
 def test_half_written_checkpoint_is_passed_over_and_removed(tmp_path):

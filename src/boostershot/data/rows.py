@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 from boostershot.errors import InputError
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class HarmfulPrompt:
@@ -38,6 +36,9 @@ class Completion:
     completion: str
 
 
+T = TypeVar("T", HarmfulPrompt, Completion)
+
+
 def harmful_prompts(
     records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str], *, need_rejected: bool = True
 ) -> list[HarmfulPrompt]:
@@ -64,7 +65,7 @@ def harmful_prompts(
                 rejected=text_of(record, "rejected", where, number, columns) if has_rejected else None,
             )
         )
-    return _not_empty(rows, where)
+    return _checked(rows, where)
 
 
 def completions(records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str]) -> list[Completion]:
@@ -93,7 +94,7 @@ def completions(records: Iterable[Mapping[str, Any]], where: str, columns: Mappi
                 completion=text_of(record, "completion", where, number, columns),
             )
         )
-    return _not_empty(rows, where)
+    return _checked(rows, where)
 
 
 def text_of(record: Mapping[str, Any], name: str, where: str, number: int, columns: Mapping[str, str]) -> str:
@@ -127,7 +128,12 @@ def _role(turn: Any) -> Any:
     return turn.get("role") if isinstance(turn, Mapping) else None
 
 
-def _not_empty(rows: list[T], where: str) -> list[T]:
+def _checked(rows: list[T], where: str) -> list[T]:
+    """The rows, if there are any and their ids differ."""
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        if first.setdefault(row.id, number) != number:
+            raise InputError(f"{where}: row {number} has the id {row.id!r} of row {first[row.id]}; expected its own")
     if not rows:
         raise InputError(f"{where}: no rows; expected at least one")
     return rows

@@ -38,6 +38,9 @@ def generate(
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        num_beams=1,  # what is left open is filled from the model's own settings
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         eos_token_id=[form.end_ids()[0], form.tokenizer.eos_token_id],
         pad_token_id=form.pad_id,
     )

@@ -53,7 +53,10 @@ class RecipeData:
             return []
         rows = completions(read_records(spec.source, spec.split), spec.source, _names(spec.columns))
         held_out = {prompt_hash(row.prompt) for name, part in self.splits.items() if name != "align" for row in part}
-        return [row for row in rows if prompt_hash(row.prompt) not in held_out][: spec.n]
+        kept = [row for row in rows if prompt_hash(row.prompt) not in held_out][: spec.n]
+        if not kept:
+            raise InputError(f"data.harmful.source: {spec.source}: all prompts of its {len(rows)} rows are held out")
+        return kept
 
     @cached_property
     def task(self) -> Task:
@@ -70,6 +73,11 @@ class RecipeData:
         """What determines the harmful prompts."""
         spec = self.recipe.data.align
         return {**spec.model_dump(mode="json", exclude={"n"}), "content": file_hash(spec.source)}
+
+    def unpaired_identity(self) -> dict[str, Any] | None:
+        """What determines the unpaired harmful rows."""
+        spec = self.recipe.data.harmful
+        return spec and {**spec.model_dump(mode="json"), "content": file_hash(spec.source)}
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: rows and hash of each split, and the overlaps (0)."""
@@ -95,9 +103,14 @@ def with_refusal(row: HarmfulPrompt) -> HarmfulPrompt:
 
 
 def file_hash(source: str) -> str | None:
-    """sha256 of a local file, None for anything else."""
+    """sha256 of a local file, or of a local folder's files; None for anything else."""
     path = Path(source)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if not path.exists():
+        return None
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def rows_hash(texts: Sequence[str]) -> str:

@@ -60,7 +60,8 @@ def run(
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe, store, reporter)
-        stages.data.splits, stages.data.task  # noqa: B018 - bad data is told before anything is done
+        reporter.line(f"{recipe.name}: reading the model and the data")
+        _check(stages)
         start_manifest(folder, recipe, torch.get_num_threads())
         describe_data(folder, **stages.data.facts())
         _announce(stages)
@@ -85,6 +86,29 @@ def plan(recipe: Recipe) -> list[str]:
     return [*(stage.what for stage in stages), f"{len(stages)} stages, {passes} forward-backward passes"]
 
 
+def _check(stages: Stages) -> None:
+    """Read all that the user gave, so that what is wrong is told before anything is done.
+
+    Raises:
+        InputError: the model or the data is wrong, or an attack wants more rows than there are.
+    """
+    data, _ = stages.data, stages.base
+    for split in ("train", stages.recipe.evaluate.split):
+        if not data.task.splits[split]:
+            source = stages.recipe.data.task.source
+            raise InputError(
+                f"data.task.source: {source}: its {split} split is empty; expected at least one row (add rows)"
+            )
+    for label, attack in stages.recipe.attacks.items():
+        harmful = round(attack.p * attack.n)
+        for kind, wanted, have in (
+            ("harmful", harmful, len(data.splits["attack"])),
+            ("benign", attack.n - harmful, len(data.task.splits["train"])),
+        ):
+            if wanted > have:
+                raise InputError(f"attacks.{label}: p and n need {wanted} {kind} rows; the data has {have}")
+
+
 def _announce(stages: Stages) -> None:
     """The first line: what will happen, and for how long."""
     recipe = stages.recipe
@@ -107,7 +131,10 @@ def _cells(stages: Stages, seed: int, until: Until) -> list[Cell]:
         except Exception as error:
             cells += [Cell(defense, name, seed, error=told(error)) for name in stages.recipe.attacks]
             continue
-        for attack in stages.recipe.attacks if until != "immunize" else ():
+        for attack in stages.recipe.attacks:
+            if until == "immunize":
+                cells.append(Cell(defense, attack, seed, immunized))
+                continue
             cells.append(_cell(stages, defense, attack, seed, immunized, until))
     return cells
 
@@ -140,8 +167,13 @@ def _layers(immunized: Path, attacked: Path, step: int, adapter: str) -> list[La
 
 def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     """Score the un-aligned model and write results.json."""
-    baseline = stages.evaluated(None, [], "the un-aligned model")
-    results = assemble(stages.recipe, stages.store.root, cells, baseline, stages.calibration())
+    baseline = calibration = None
+    try:
+        calibration = stages.calibration()
+        baseline = stages.evaluated(None, [], "the un-aligned model")
+    except Exception as error:
+        stages.reporter.line(f"the un-aligned model could not be scored: {told(error)}")
+    results = assemble(stages.recipe, stages.store.root, cells, baseline, calibration)
     write_json(stages.store.root / "results.json", results.content)
     return results
 

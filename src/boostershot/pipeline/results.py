@@ -104,7 +104,7 @@ def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:
         evaluation = (cell.evaluated or {}).get(step)
         row = _row(recipe, known, evaluation, cell.error)
         row["harmful_loss_own"] = sum(own) / len(own) if own else None
-        if evaluation is None and held_out:  # a control that is not judged
+        if evaluation is None and held_out and step > 0 and not settings.judged:  # a control that is not judged
             row["harmful_loss"] = sum(held_out) / len(held_out)
             row["harmful_loss_ci"] = list(bootstrap_interval(held_out)) if len(held_out) > 1 else None
             row["status"], row["error"] = "done", None

@@ -78,7 +78,7 @@ class Stages:
         def work(folder: Path) -> dict[str, Any]:
             prompts = [with_refusal(row) for row in self.data.splits[split]]
             if answered is None:
-                rows = self._answered(prompts, n or len(prompts), split)
+                rows = self._answered(prompts, len(prompts) if n is None else n, split)
             else:
                 rows = prompts[:n]
                 some = self._answered(rows, answered, split)
@@ -91,7 +91,7 @@ class Stages:
 
     def _answered(self, prompts: Sequence[HarmfulPrompt], n: int, split: str) -> list[HarmfulPrompt]:
         """The first n prompts that have, or get, a harmful answer."""
-        if all(row.rejected is not None for row in prompts):
+        if n == 0 or all(row.rejected is not None for row in prompts):
             return list(prompts[:n])
         model, _, form = self.base
         rows: list[HarmfulPrompt] = []
@@ -100,18 +100,20 @@ class Stages:
             while len(rows) < n and start < len(prompts):
                 picked = prompts[start : start + min(batch, n - len(rows))]
                 start += len(picked)
+                missing = [row for row in picked if row.rejected is None]
                 texts = generate(
                     model,
                     form,
-                    [row.prompt for row in picked],
+                    [row.prompt for row in missing],
                     max_new_tokens=self.recipe.data.answer_tokens,
                     batch_size=batch,
                 )
-                kept = [
-                    replace(row, rejected=text)
-                    for row, text in zip(picked, texts, strict=True)
+                usable = {
+                    row.id: replace(row, rejected=text)
+                    for row, text in zip(missing, texts, strict=True)
                     if not is_refusal(text) and not is_degenerate(text)
-                ]
+                }
+                kept = [usable.get(row.id, row) for row in picked if row.rejected is not None or row.id in usable]
                 rows += kept
                 advance(len(kept))
         if not rows:
@@ -170,19 +172,18 @@ class Stages:
         """`adapter/` (or `model/`): the model aligned with the defence of this label."""
         settings = self.recipe.immunize
         rows_folder = self.harmful_rows("align", self.recipe.data.align.n, None)
-        unpaired = self.recipe.data.harmful
+        defense = build_defense(self.recipe.defenses[label], f"defenses.{label}")
         config = {
             **self._identity(),
             "defense": self.recipe.defenses[label],
             "immunize": settings.model_dump(mode="json"),
-            "unpaired": unpaired and unpaired.model_dump(mode="json"),
+            "unpaired": self.data.unpaired_identity() if "harmful" in defense.roles() else None,
             "seed": seed,
             "max_length": self.recipe.data.max_length,
         }
 
         def work(folder: Path) -> dict[str, Any]:
             rows = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
-            defense = build_defense(self.recipe.defenses[label], f"defenses.{label}")
             model, tokenizer = load_base(self.recipe.model.id)
             cost = Cost()
             args = ImmunizeArguments(
@@ -222,12 +223,12 @@ class Stages:
     def attacked(self, label: str, immunized: Path, seed: int) -> Path:
         """`step-N/` for each recorded step, and `losses.json`: the harmful losses at each of them."""
         settings = self.recipe.attacks[label]
-        needed = max(round(other.p * other.n) for other in self.recipe.attacks.values())
+        needed = round(settings.p * settings.n)
         rows_folder = self.harmful_rows("attack", needed, None)
         held_out_folder = self.held_out()
         config = {
             **self._identity(),
-            "attack": settings.model_dump(mode="json", exclude={"judged"}),
+            "attack": settings.model_dump(mode="json"),
             "task": self.data.task_identity(),
             "seed": seed,
             "max_length": self.recipe.data.max_length,

@@ -13,6 +13,13 @@ MARK = "whole"
 class MarkWhole(TrainerCallback):
     """Writes the mark after the trainer has written everything else."""
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """No checkpoint after the last step: a trainer that goes on from it takes one step too many."""
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Mark the checkpoint of this step."""
         if state.is_world_process_zero:

@@ -55,7 +55,6 @@ class DefenseTrainer(Trainer):
             callbacks=[DefenseState(), *callbacks],
         )
         self.defense = defense
-        self.passes = 0
         self.latest: dict[str, float] = {}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -74,7 +73,6 @@ class DefenseTrainer(Trainer):
         step = self.defense.step(oracle, Batch(**batch))
         for param, gradient in zip(oracle.params, step.gradient.tensors(), strict=True):
             param.grad = gradient
-        self.passes += oracle.passes
         seconds = time.perf_counter() - started
         self.latest = {
             **step.metrics,
