@@ -185,7 +185,7 @@ def test_a_retrained_model_in_the_same_folder_is_another_model(folder):
         ("model.id={folder}/nowhere", "cannot be loaded"),
         ("immunize.stepz=3", "immunize.stepz"),
         ("immunize.steps=true", "immunize.steps"),
-        ("attacks.mix/continue.n=4000", "benign rows; the data has"),
+        ("attacks.mix/continue.n=4000", "harmful rows; the data has"),
         ("data.task.source={folder}/two.jsonl", "test split is empty"),
     ],
 )
