@@ -157,6 +157,10 @@ class Training(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[Whole, Field(ge=0)] = 0
 
+    def steps_over(self, rows: int) -> int:
+        """How many optimiser steps a training on so many rows takes."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * math.ceil(rows / self.batch)
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
@@ -191,7 +195,7 @@ class Attack(Training):
     @property
     def total_steps(self) -> int:
         """How many optimiser steps the attack takes."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * math.ceil(self.n / self.batch)
+        return self.steps_over(self.n)
 
     @model_validator(mode="after")
     def _resolved(self) -> Self:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from boostershot.config import Recipe, build_defense
-from boostershot.pipeline.settings import total_steps
 
 ROW = 42  # tokens of a row beyond the preamble that all rows share, on the quickstart's data
 EFFICIENCY = 0.55  # of the matrix-multiply speed, that a whole step reaches on the embedded model
@@ -36,7 +35,7 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
     yield Planned("calibrate: the offline judge", 400 * ROW)
     one = 2.5 * evaluate.n_harmful * ROW + 1.2 * evaluate.n_task * ROW
     yield Planned("evaluate: the un-aligned model", one)
-    steps = total_steps(settings, rows)
+    steps = settings.steps_over(rows)
     for label, described in recipe.defenses.items():
         passes = build_defense(described, f"defenses.{label}").passes
         for seed in recipe.seeds:
@@ -48,7 +47,7 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
             )
             yield Planned(f"evaluate: {name}, before the attack", one)
             for attack, a in recipe.attacks.items():
-                length = total_steps(a, a.n)
+                length = a.total_steps
                 yield Planned(
                     f"attack: {name}, {attack}, {length} steps of {a.batch} rows, lr {a.lr:g}, p {a.p:g}",
                     2 * length * a.batch * 1.2 * ROW,

@@ -1,4 +1,4 @@
-"""From a recipe's training section to `TrainingArguments`, and how many steps it takes."""
+"""From a recipe's training section to `TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,3 @@ def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-
-
-def total_steps(settings: Training, rows: int) -> int:
-    """Optimiser steps of a training."""
-    return settings.steps or (settings.epochs or 0) * -(-rows // settings.batch)

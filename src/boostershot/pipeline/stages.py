@@ -24,7 +24,7 @@ from boostershot.pipeline.artifacts import Losses, finished, save, scores_record
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, with_refusal
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.progress import Reporter, StepsBar
-from boostershot.pipeline.settings import total_steps, training_arguments
+from boostershot.pipeline.settings import training_arguments
 from boostershot.pipeline.store import Store
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.card import write_card
@@ -192,7 +192,7 @@ class Stages:
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
                 **training_arguments(settings, seed),
             )
-            steps = total_steps(settings, len(rows))
+            steps = settings.steps_over(len(rows))
             with self.reporter.bar(f"immunizing: {label}, seed {seed}", steps) as advance:
                 model = immunize(
                     model,
@@ -263,7 +263,7 @@ class Stages:
                 record_steps=list(settings.eval_steps),
                 **training_arguments(settings, seed),
             )
-            steps = total_steps(settings, settings.n)
+            steps = settings.total_steps
             with self.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
                 attack(
                     model,
