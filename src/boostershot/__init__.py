@@ -17,7 +17,20 @@ if TYPE_CHECKING:
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
     from boostershot.data.tasks import Task, load_task
-    from boostershot.defenses import DEFENSES, SFT, Booster, defense_gradient
+    from boostershot.defenses import (
+        CTRAP,
+        DEFENSES,
+        SAM,
+        SFT,
+        Antibody,
+        Booster,
+        GradientAscent,
+        Lookahead,
+        Sum,
+        TVaccine,
+        Vaccine,
+        defense_gradient,
+    )
     from boostershot.errors import InputError, StageFailed
     from boostershot.evaluation.calibration import calibrate, calibration_answers
     from boostershot.evaluation.evaluate import Scores, evaluate
@@ -30,6 +43,14 @@ if TYPE_CHECKING:
     from boostershot.training.immunize import immunize
 
 _HOMES = {
+    "Vaccine": "defenses",
+    "TVaccine": "defenses",
+    "Sum": "defenses",
+    "SAM": "defenses",
+    "Lookahead": "defenses",
+    "GradientAscent": "defenses",
+    "CTRAP": "defenses",
+    "Antibody": "defenses",
     "ATTACKS": "attacks",
     "AttackArguments": "attacks",
     "Booster": "defenses",
@@ -60,6 +81,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Vaccine",
+    "TVaccine",
+    "Sum",
+    "SAM",
+    "Lookahead",
+    "GradientAscent",
+    "CTRAP",
+    "Antibody",
     "ATTACKS",
     "DEFENSES",
     "SFT",

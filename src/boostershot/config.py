@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -314,18 +314,20 @@ def build_defense(mapping: object, where: str) -> Defense:
     method = mapping["method"]
     if not isinstance(method, str) or method not in DEFENSES:
         raise InputError(f"{where}.method: is {shown(method)}; {choices(method, DEFENSES)}")
-    kind: Any = DEFENSES[method]
+    return _from_mapping(DEFENSES[method], mapping, where, method, ["method"])
+
+
+def _from_mapping(kind: Any, mapping: Mapping[Any, Any], where: str, name: str, beside: Sequence[str] = ()) -> Any:
+    """The dataclass `kind` with its fields from a mapping, which may have the keys `beside` too."""
     types_ = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in mapping:
-        if key not in ("method", *fields):
-            raise InputError(f"{where}.{key}: unknown hyper-parameter of {method}; {choices(key, ['method', *fields])}")
-    values = {
-        name: _hyper_parameter(mapping[name], types_[name], f"{where}.{name}") for name in fields if name in mapping
-    }
-    for name, field in fields.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{where}.{name}: is missing; {method} has no default for it")
+        if key not in (*beside, *fields):
+            raise InputError(f"{where}.{key}: unknown hyper-parameter of {name}; {choices(key, [*beside, *fields])}")
+    values = {key: _hyper_parameter(mapping[key], types_[key], f"{where}.{key}") for key in fields if key in mapping}
+    for key, field in fields.items():
+        if key not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}.{key}: is missing; {name} has no default for it")
     try:
         return kind(**values)
     except ValueError as error:
@@ -340,9 +342,21 @@ def describe_defense(defense: Defense) -> dict[str, Any]:
     described: dict[str, Any] = {"method": names[type(defense)]}
     for field in dataclasses.fields(defense):  # type: ignore[arg-type]
         if field.init:
-            value = getattr(defense, field.name)
-            described[field.name] = describe_defense(value) if type(value) in names else value
+            described[field.name] = _described(getattr(defense, field.name))
     return described
+
+
+def _described(value: Any) -> Any:
+    """A hyper-parameter as JSON data."""
+    from boostershot.defenses import Defense
+
+    if isinstance(value, Defense):
+        return describe_defense(value)
+    if isinstance(value, Mapping):
+        return {key: _described(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return [_described(one) for one in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _hyper_parameter(value: Any, kind: Any, where: str) -> Any:
@@ -355,6 +369,18 @@ def _hyper_parameter(value: Any, kind: Any, where: str) -> Any:
         (kind,) = (one for one in get_args(kind) if one is not types.NoneType)
     if kind is Defense:
         return build_defense(value, where)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: is {shown(value)}; expected a mapping")
+        return _from_mapping(kind, value, where, where.rpartition(".")[2])
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: is {shown(value)}; expected a mapping")
+        return {str(key): _hyper_parameter(one, get_args(kind)[1], f"{where}.{key}") for key, one in value.items()}
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where}: is {shown(value)}; expected a list")
+        return tuple(_hyper_parameter(one, get_args(kind)[0], f"{where}[{i}]") for i, one in enumerate(value))
     try:
         if kind is float:
             return number(value)

@@ -5,7 +5,8 @@ import torch
 
 from batches import random_batch, relative_difference
 from boostershot.core.batch import Rows
-from boostershot.core.oracle import Oracle, Step
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Step
 from boostershot.core.vector import Vector
 from tiny import tiny_gpt2
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boostershot.core.oracle import Batch, Oracle, Step
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector
 from boostershot.defenses import SFT, Booster
 

@@ -20,11 +20,14 @@ def defense_of(name: str) -> Defense:
     if name == "sft":
         return bs.SFT()
     values = CASES[name]["hyperparameters"]
-    return bs.Booster(lam=values["lam"], alpha=values["alpha"])
+    if name == "vaccine":
+        return bs.Vaccine(rho=values["rho"])
+    align = bs.Vaccine(rho=values["rho"]) if values["perturb_aware"] == "True" else bs.SFT()
+    return bs.Booster(lam=values["lam"], alpha=values["alpha"], align=align)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", ["sft", "booster", "booster_small"])
+@pytest.mark.parametrize("name", sorted(CASES))
 def test_the_published_gradient(name, attention):
     config = LlamaConfig.from_json_file(GOLDEN / "config.json")
     config._attn_implementation = attention

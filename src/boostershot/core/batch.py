@@ -65,15 +65,21 @@ class Rows:
     def split(self, size: int | None) -> list[Rows]:
         """Micro-batches of at most `size` rows, in order; all rows in one when `size` is None."""
         size = size or len(self)
-        return [
-            Rows(
-                self.input_ids[i : i + size],
-                self.attention_mask[i : i + size],
-                self.labels[i : i + size],
-                self.ids[i : i + size],
-            )
-            for i in range(0, len(self), size)
-        ]
+        return [self._slice(i, i + size) for i in range(0, len(self), size)]
+
+    def _slice(self, start: int, end: int) -> Rows:
+        return Rows(
+            self.input_ids[start:end], self.attention_mask[start:end], self.labels[start:end], self.ids[start:end]
+        )
+
+    def cut(self, parts: int) -> list[Rows]:
+        """`parts` batches in order, whose sizes differ by at most one row."""
+        ends = [len(self) * i // parts for i in range(parts + 1)]
+        return [self._slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+
+    def predicting(self, token: int) -> Rows:
+        """The same rows, supervised at the same positions, where each is to predict `token`."""
+        return replace(self, labels=torch.where(self.supervised(), token, IGNORED))
 
     def longest(self) -> int:
         """The number of tokens of the longest row."""

@@ -3,88 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from boostershot.core.batch import Rows
+from boostershot.core.batch import Layout, Rows, padded
 from boostershot.core.losses import lay_out, token_losses
+from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector, excursion
+
+TokenLoss = Callable[[nn.Module, Layout], Tensor]  # one value for each supervised position, shape [n]
+Reading = Callable[[nn.Module, Layout], Tensor]  # hidden states at each supervised position, shape [n, ...]
+FORWARD = 1 / 3  # of a forward-backward pass: the backward costs two forwards
 
 
 class NonFiniteError(FloatingPointError):
     """A loss or a gradient is not finite; the message names the rows. Nothing reached the optimiser."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The rows of one optimiser step, by role.
-
-    `align`: harmful prompt, safe answer. `harmful`: harmful prompt, harmful answer. `paired`: the same prompts with
-    both answers. `general`: benign text. A defence takes the roles that it needs.
-    """
-
-    align: Rows | None = None
-    harmful: Rows | None = None
-    paired: Rows | None = None
-    general: Rows | None = None
-
-    def need(self, role: str) -> Rows:
-        """The rows of a role.
-
-        Raises:
-            ValueError: the batch has none.
-        """
-        rows = getattr(self, role)
-        if rows is None:
-            raise ValueError(f"this defence needs {role} rows, and the batch has none")
-        return rows
-
-
-class Step:
-    """A loss and its gradient. Differentiation is linear, so steps add and scale like the losses they came from.
-
-    Arithmetic gives its operands up: their buffers carry the result. Their `loss` and `metrics` stay readable, their
-    `gradient` does not.
-    """
-
-    def __init__(self, loss: float, gradient: Vector, metrics: Mapping[str, float] | None = None):
-        self.loss = loss
-        self.metrics: dict[str, float] = dict(metrics or {})
-        self._gradient: Vector | None = gradient
-
-    @property
-    def gradient(self) -> Vector:
-        """One tensor for each trainable parameter, in the model's order.
-
-        Raises:
-            RuntimeError: the gradient was given up to a sum.
-        """
-        if self._gradient is None:
-            raise RuntimeError("this step's gradient went into a sum; read it before")
-        return self._gradient
-
-    def _give_up(self) -> Vector:
-        gradient, self._gradient = self.gradient, None
-        return gradient
-
-    def __add__(self, other: Step) -> Step:
-        loss, metrics = self.loss + other.loss, {**self.metrics, **other.metrics}
-        return Step(loss, self._give_up().plus(other._give_up()), metrics)
-
-    def __sub__(self, other: Step) -> Step:
-        return self + (-1.0) * other
-
-    def __rmul__(self, factor: float) -> Step:
-        return Step(factor * self.loss, self._give_up().times(factor), self.metrics)
-
-    def log(self, **metrics: float) -> Step:
-        """The same step with these metrics added."""
-        return Step(self.loss, self._give_up(), {**self.metrics, **metrics})
 
 
 @dataclass
@@ -94,9 +33,10 @@ class Oracle:
     Args:
         model: a causal language model, unwrapped (no DistributedDataParallel around it).
         micro_batch_size: rows in one forward pass; None takes the whole batch.
-        seed, step: all that random choices (dropout) depend on.
+        seed, step: all that random choices depend on.
         autocast: gives the context in which a forward pass runs.
-        state: what a defence keeps between steps, JSON-able, saved in the checkpoint.
+        state: numbers that a defence keeps between steps, JSON-able, saved in the checkpoint.
+        tensors: the same for tensors, by name.
 
     Raises:
         ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1.
@@ -108,6 +48,7 @@ class Oracle:
     step: int = 0
     autocast: Callable[[], AbstractContextManager] = nullcontext
     state: dict = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
@@ -123,76 +64,338 @@ class Oracle:
                 )
         self.names = [name for name, _ in named]
         self.params = [param for _, param in named]
-        self.passes = 0  # forward-backward passes over a whole batch
+        self.passes = 0.0  # forward-backward passes over a whole batch
         self.tokens = 0  # tokens that the model read in them
+        self.untouched: frozenset[str] = frozenset()  # trainable parameters that this step leaves out
+        self._micro_batch = 0
+        self._excursions = 0
+        self._uses: dict[str, int] | None = None
+        self._kept: dict[str, Step] = {}
 
     @property
     def trainable_weights(self) -> int:
         """The number of trainable scalars."""
         return sum(param.numel() for param in self.params)
 
-    def gradient(self, rows: Rows) -> Step:
+    # --- losses and gradients ---------------------------------------------------------------------------------
+
+    def gradient(self, rows: Rows, loss: TokenLoss | None = None, *, in_rows: bool = False) -> Step:
         """Mean loss over the supervised tokens of all rows, all micro-batches and all processes, and its gradient.
+
+        Args:
+            rows: what the model reads.
+            loss: of each supervised token; its negative log-likelihood if not given.
+            in_rows: lay the rows side by side, so that each has activations of its own, and not as a trie.
 
         Raises:
             ValueError: no token is supervised.
             NonFiniteError: the loss or the gradient is not finite; names the rows.
         """
-        supervised = self._sum_processes(rows.supervised().sum().double()).item()
-        if supervised == 0:
-            raise ValueError(f"no supervised token in rows {', '.join(rows.ids)}")
-        device = self.params[0].device
-        aside = [param.grad for param in self.params]
-        for param in self.params:
-            param.grad = None
-        value, suspects = torch.zeros((), dtype=torch.float64, device=device), list[str]()
-        try:
+        loss = loss or token_losses
+        supervised, value, suspects = self._supervised(rows), 0.0, list[str]()
+        with self._collecting() as collected:
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
-                with self._same_dropout(i), self.autocast():
-                    layout = lay_out(self.model, micro.to(device))
-                    loss = token_losses(self.model, layout).sum() / supervised
-                if loss.requires_grad:
-                    loss.backward()
-                if not torch.isfinite(loss):
+                with self._forward(i):
+                    part = loss(self.model, self._lay_out(micro, in_rows)).sum() / supervised
+                if part.requires_grad:
+                    part.backward()
+                if not torch.isfinite(part):
                     suspects.extend(micro.ids)
-                value += loss.detach()
-                self.tokens += layout.tokens
-            parts = tuple(torch.zeros_like(param) if param.grad is None else param.grad for param in self.params)
+                value += part.item()
+            gradient = collected()
+        return self._finite(Step(self._summed(value), self._reduced(gradient)), suspects or rows.ids)
+
+    def loss(self, rows: Rows, loss: TokenLoss | None = None) -> float:
+        """The mean loss alone, as in `gradient`."""
+        loss = loss or token_losses
+        supervised, value = self._supervised(rows), 0.0
+        with torch.no_grad():
+            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+                with self._forward(i):
+                    value += (loss(self.model, self._lay_out(micro)).sum() / supervised).item()
+        self.passes += FORWARD
+        return self._summed(value)
+
+    def hessian_times(self, rows: Rows, direction: Vector) -> Vector:
+        """The Hessian of the mean loss at these weights times a vector, by double backward.
+
+        Attention runs on plain matrix products, which alone have a second derivative. Costs about two passes.
+
+        Raises:
+            ValueError: an operation of the model has no second derivative.
+        """
+        supervised = self._supervised(rows)
+        with self._collecting() as collected, sdpa_kernel(SDPBackend.MATH):
+            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+                with self._forward(i):
+                    loss = token_losses(self.model, self._lay_out(micro)).sum() / supervised
+                try:
+                    first = torch.autograd.grad(
+                        loss, self.params, create_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                    products = (torch.sum(a * b) for a, b in zip(first, direction.parts, strict=True))
+                    (direction.scale * sum(products, torch.zeros((), device=loss.device))).backward()
+                except RuntimeError as error:
+                    if "derivative" in str(error) or "not implemented" in str(error) or "checkpoint" in str(error):
+                        raise ValueError(
+                            f"{type(self.model).__name__} has an operation without a second derivative "
+                            f"({str(error).splitlines()[0]}); load it with attn_implementation='eager' and without "
+                            "activation checkpointing, or use the first-order method"
+                        ) from None
+                    raise
+            product = self._reduced(collected())
+        self.passes += 2
+        return self._finite(Step(0.0, product), rows.ids, passes=0).gradient
+
+    # --- gradients that several parts of a composition read ---------------------------------------------------
+
+    @contextmanager
+    def sharing(self, uses: Mapping[str, int]) -> Iterator[None]:
+        """Within, `shared_gradient` computes each role's gradient once for so many uses; the outermost call counts."""
+        if self._uses is not None:
+            yield
+            return
+        self._uses = dict(uses)
+        try:
+            yield
         finally:
-            for param, grad in zip(self.params, aside, strict=True):
-                param.grad = grad
-        for part in parts:
-            self._sum_processes(part)
-        gradient, loss_value = Vector(parts), self._sum_processes(value).item()
-        norm = gradient.norm()  # of the sum, so every process raises or none does
-        if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(loss_value))):
-            named = ", ".join(suspects or rows.ids)
-            raise NonFiniteError(f"step {self.step}: loss {loss_value}, gradient norm {norm}, in rows {named}")
-        self.passes += 1
-        return Step(loss_value, gradient)
+            self._uses, self._kept = None, {}
+
+    def shared_gradient(self, batch: Batch, role: str) -> Step:
+        """`gradient` of a role's rows; at the home weights it is computed once and kept while others will ask."""
+        rows = batch.need(role)
+        if self._excursions or not self._uses or self._uses.get(role, 0) < 1:
+            return self.gradient(rows)
+        self._uses[role] -= 1
+        step = self._kept.pop(role, None) or self.gradient(rows)
+        if self._uses[role]:
+            self._kept[role] = step.copy()
+        return step
+
+    # --- other weights ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Within, the weights may be changed at will; after, they are what they were, bit for bit."""
+        self._excursions += 1
+        try:
+            with excursion(self.params):
+                yield
+        finally:
+            self._excursions -= 1
+
+    def shift(self, direction: Vector, by: float) -> None:
+        """w += by * direction, in place; only `away`."""
+        if not self._excursions:
+            raise RuntimeError("the weights are shifted outside an excursion; they would not come back")
+        with torch.no_grad():
+            torch._foreach_add_(
+                [param.data for param in self.params], list(direction.parts), alpha=by * direction.scale
+            )
 
     @contextmanager
     def moved(self, direction: Vector, by: float) -> Iterator[None]:
         """Within, the weights are `w + by * direction`; after, they are `w` bit for bit."""
-        with excursion(self.params):
-            with torch.no_grad():
-                torch._foreach_add_(
-                    [param.data for param in self.params], list(direction.parts), alpha=by * direction.scale
-                )
+        with self.away():
+            self.shift(direction, by)
             yield
 
     @contextmanager
-    def _same_dropout(self, micro_batch: int) -> Iterator[None]:
-        """h(w) and h(w') must differ by the weights alone: the mask is a function of seed, step, rank, micro-batch."""
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        text = f"{self.seed}/{self.step}/{rank}/{micro_batch}"
-        device = self.params[0].device
-        devices = [] if device.type == "cpu" else [device]
-        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True))
+    def at_start(self) -> Iterator[None]:
+        """Within, the weights are those at which this training began: the reference model."""
+        self.remember_start()
+        with self.away():
+            with torch.no_grad():
+                for name, param in zip(self.names, self.params, strict=True):
+                    param.data.copy_(self.tensors[f"start/{name}"])
             yield
 
-    def _sum_processes(self, tensor: Tensor) -> Tensor:
+    def remember_start(self) -> None:
+        """Keep the present weights as the start, unless there is one."""
+        for name, param in zip(self.names, self.params, strict=True):
+            if f"start/{name}" not in self.tensors:
+                if self._excursions:
+                    raise RuntimeError("the start is remembered at the home weights only")
+                self.tensors[f"start/{name}"] = param.detach().clone()
+
+    @contextmanager
+    def leaving_out(self, names: frozenset[str]) -> Iterator[None]:
+        """Within, these parameters get no gradient (zeros); the optimiser will leave them as they are."""
+        chosen = [param for name, param in zip(self.names, self.params, strict=True) if name in names]
+        for param in chosen:
+            param.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for param in chosen:
+                param.requires_grad_(True)
+        self.untouched = names
+
+    # --- activations ------------------------------------------------------------------------------------------
+
+    def output_gradient(self, rows: Rows, modules: Sequence[nn.Module]) -> Step:
+        """The mean loss, and its gradient in each module's output, for each micro-batch: [rows, time, width] each.
+
+        The rows lie side by side, and each has outputs of its own. The gradient is this process's.
+        """
+        supervised, value, parts = self._supervised(rows), 0.0, list[Tensor]()
+        for i, micro in enumerate(rows.split(self.micro_batch_size)):
+            outputs: dict[int, Tensor] = {}
+            with self._forward(i), rewriting(modules, lambda k, out, found=outputs: found.setdefault(k, _leaf(out))):
+                loss = token_losses(self.model, self._lay_out(micro, in_rows=True)).sum() / supervised
+            if len(outputs) < len(modules):
+                raise ValueError(f"{type(self.model).__name__} did not run all of its {len(modules)} blocks")
+            parts.extend(torch.autograd.grad(loss, [outputs[k] for k in range(len(modules))]))
+            value += loss.item()
+        return self._finite(Step(self._summed(value), Vector(tuple(parts))), rows.ids)
+
+    @contextmanager
+    def nudged(self, modules: Sequence[nn.Module], direction: Vector, by: float) -> Iterator[None]:
+        """Within, `by * direction` is added to the modules' outputs; `direction` as `output_gradient` gives it."""
+
+        def add(k: int, out: Tensor) -> Tensor:
+            part = direction.parts[self._micro_batch * len(modules) + k]
+            return out + (by * direction.scale) * part.to(out.dtype)
+
+        with rewriting(modules, add):
+            yield
+
+    def features(self, rows: Rows, read: Reading) -> Tensor:
+        """What `read` finds at all supervised positions of all rows, without a gradient: [n, ...]."""
+        found = []
+        with torch.no_grad():
+            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+                with self._forward(i):
+                    found.append(read(self.model, self._lay_out(micro)))
+        self.passes += FORWARD
+        return torch.cat(found)
+
+    def gradient_of_features(self, rows: Rows, read: Reading, objective: Callable[[Tensor], Tensor]) -> Step:
+        """A loss of the whole batch's features that is no sum over rows, and its gradient.
+
+        Over several micro-batches the features are computed first, then pulled back with the objective's gradient in
+        them, so that the result does not depend on the micro-batch size.
+
+        Raises:
+            ValueError: there are several processes; each would see its own rows only.
+        """
         if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(tensor)
-        return tensor
+            raise ValueError("this defence compares the rows of a whole batch with each other; use one process")
+        micros = rows.split(self.micro_batch_size)
+        with self._collecting() as collected:
+            if len(micros) == 1:
+                with self._forward(0):
+                    value = objective(read(self.model, self._lay_out(rows)))
+                value.backward()
+            else:
+                features = self.features(rows, read).requires_grad_()
+                value = objective(features)
+                (pull,) = torch.autograd.grad(value, features)
+                start = 0
+                for i, micro in enumerate(micros):
+                    with self._forward(i):
+                        part = read(self.model, self._lay_out(micro))
+                    torch.sum(part * pull[start : start + len(part)]).backward()
+                    start += len(part)
+                self.passes -= FORWARD
+            gradient = collected()
+        return self._finite(Step(value.item(), gradient), rows.ids)
+
+    # --- randomness and processes -----------------------------------------------------------------------------
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers that depend on seed, step and purpose only; the same in every process."""
+        return torch.Generator().manual_seed(_number(f"{self.seed}/{self.step}/{purpose}"))
+
+    def total_norm(self, vector: Vector) -> float:
+        """The L2 norm of a vector of which each process holds its own rows' part."""
+        return self._summed(vector.norm() ** 2) ** 0.5
+
+    @contextmanager
+    def _forward(self, micro_batch: int) -> Iterator[None]:
+        """h(w) and h(w') must differ by the weights alone: the mask is a function of seed, step, rank, micro-batch."""
+        self._micro_batch = micro_batch
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        device = self.params[0].device
+        devices = [] if device.type == "cpu" else [device]
+        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"), self.autocast():
+            torch.manual_seed(_number(f"{self.seed}/{self.step}/{rank}/{micro_batch}"))
+            yield
+
+    def _lay_out(self, rows: Rows, in_rows: bool = False) -> Layout:
+        rows = rows.to(self.params[0].device)
+        layout = padded(rows) if in_rows else lay_out(self.model, rows)
+        self.tokens += layout.tokens
+        return layout
+
+    @contextmanager
+    def _collecting(self) -> Iterator[Callable[[], Vector]]:
+        """Within, gradients accumulate from nothing, and the call takes them; the parameters' own come back after."""
+        aside = [param.grad for param in self.params]
+        for param in self.params:
+            param.grad = None
+        try:
+            yield lambda: Vector(
+                tuple(torch.zeros_like(param) if param.grad is None else param.grad for param in self.params)
+            )
+        finally:
+            for param, grad in zip(self.params, aside, strict=True):
+                param.grad = grad
+
+    def _supervised(self, rows: Rows) -> float:
+        count = self._summed(float(rows.supervised().sum()))
+        if count == 0:
+            raise ValueError(f"no supervised token in rows {', '.join(rows.ids)}")
+        return count
+
+    def _finite(self, step: Step, suspects: Sequence[str], passes: float = 1) -> Step:
+        """The step, counted; the norm is of the sum, so every process raises or none does."""
+        norm = step.gradient.norm()
+        if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(step.loss))):
+            raise NonFiniteError(
+                f"step {self.step}: loss {step.loss}, gradient norm {norm}, in rows {', '.join(suspects)}"
+            )
+        self.passes += passes
+        return step
+
+    def _reduced(self, gradient: Vector) -> Vector:
+        """The sum over processes."""
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            for part in gradient.parts:
+                dist.all_reduce(part)
+        return gradient
+
+    def _summed(self, value: float) -> float:
+        """A number's sum over processes."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.params[0].device)
+        dist.all_reduce(total)
+        return total.item()
+
+
+@contextmanager
+def rewriting(modules: Sequence[nn.Module], rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Within, module k's output (or the first of its outputs) is `rewrite(k, output)`."""
+
+    def hook(k: int) -> Callable:
+        def rewritten(_module: nn.Module, _args: tuple, out: Tensor | tuple) -> Tensor | tuple:
+            return rewrite(k, out) if isinstance(out, Tensor) else (rewrite(k, out[0]), *out[1:])
+
+        return rewritten
+
+    handles = [module.register_forward_hook(hook(k)) for k, module in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _leaf(out: Tensor) -> Tensor:
+    """The output itself, or a leaf in its place where no trainable weight comes before it."""
+    return out if out.requires_grad else out.detach().requires_grad_()
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)

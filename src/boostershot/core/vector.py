@@ -45,6 +45,10 @@ class Vector:
             torch._foreach_add_(mine, theirs, alpha=other.scale)
         return Vector(self.parts)
 
+    def copy(self) -> Vector:
+        """The same vector in buffers of its own."""
+        return Vector(tuple(part.clone() for part in self.parts), self.scale)
+
     def dot(self, other: Vector) -> float:
         """The inner product over all parameters."""
         products = [torch.sum(a.double() * b.double()) for a, b in zip(self.parts, other.parts, strict=True)]

@@ -1,24 +1,138 @@
-"""What every defence is: hyper-parameters and one method."""
+"""What every defence is: hyper-parameters, a description, a declared cost, and one method."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-from boostershot.core.oracle import Batch, Oracle, Step
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch, Step
+from boostershot.defenses.about import About
 
 
-class Defense(Protocol):
-    """A frozen dataclass of hyper-parameters whose `step` mutates nothing that it does not restore bit for bit."""
+@dataclass(frozen=True)
+class Cost:
+    """What one step costs.
+
+    Args:
+        own: forward-backward passes over a batch; a forward alone is a third. An average, where steps differ.
+        shared: roles whose plain gradient at w is read, and how often: each is computed once.
+        memory: tensors of the trainable weights' size, at the peak, beyond the gradient that any training has.
+        activations: further memory in words, for the methods that keep activations.
+    """
+
+    own: float = 0
+    shared: Mapping[str, int] = field(default_factory=dict)
+    memory: float = 0
+    activations: str = ""
 
     @property
-    def passes(self) -> int:
-        """Forward-backward passes over a batch in one step."""
-        ...
+    def passes(self) -> float:
+        """All passes of the step."""
+        return self.own + len(self.shared)
 
-    def roles(self) -> frozenset[str]:
-        """The kinds of rows that a step reads: align, harmful, paired, general."""
-        ...
+    @property
+    def peak(self) -> float:
+        """`memory`, and a copy of each gradient that several parts read."""
+        return self.memory + sum(uses > 1 for uses in self.shared.values())
 
+    def then(self, other: Cost) -> Cost:
+        """The cost of two terms of a sum, computed one after the other: one gradient waits for the other."""
+        words = "; ".join(dict.fromkeys(text for text in (self.activations, other.activations) if text))
+        return Cost(
+            self.own + other.own,
+            Counter(self.shared) + Counter(other.shared),
+            max(self.memory, 1 + other.memory),
+            words,
+        )
+
+
+class Defense(ABC):
+    """A frozen dataclass of hyper-parameters whose `step` mutates nothing that it does not restore bit for bit."""
+
+    about: ClassVar[About]
+    align_answers: ClassVar[Literal["chosen", "unrelated"]] = "chosen"
+    """What the `align` rows answer: safely, or fluently beside the point."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """What one step costs."""
+
+    @abstractmethod
+    def reads(self) -> dict[str, int]:
+        """The kinds of rows that a step reads (align, harmful, paired, general, dev), and how many batches of each."""
+
+    @abstractmethod
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """The whole objective: its loss, its gradient and what to log."""
-        ...
+
+    @property
+    def passes(self) -> float:
+        """Forward-backward passes over a batch in one step."""
+        return self.cost.passes
+
+
+class Regularizer(Defense):
+    """A defence whose objective is that of another, `align`, plus a term of its own: they nest into any sum."""
+
+    align: Defense
+
+    @property
+    @abstractmethod
+    def active(self) -> bool:
+        """Does the term count? Without it, the step is `align`'s."""
+
+    @property
+    @abstractmethod
+    def term_cost(self) -> Cost:
+        """What the term costs."""
+
+    @abstractmethod
+    def term_reads(self) -> dict[str, int]:
+        """The rows that the term reads."""
+
+    @abstractmethod
+    def term(self, oracle: Oracle, batch: Batch) -> Step:
+        """The term, weighted."""
+
+    @property
+    def cost(self) -> Cost:
+        """That of the term and of `align`."""
+        return self.term_cost.then(self.align.cost) if self.active else self.align.cost
+
+    def reads(self) -> dict[str, int]:
+        """What the term reads, and what `align` does."""
+        return most(self.align.reads(), self.term_reads() if self.active else {})
+
+    def step(self, oracle: Oracle, batch: Batch) -> Step:
+        """`align` plus the term, which comes first: `align` then runs beside one gradient."""
+        if not self.active:
+            return self.align.step(oracle, batch)
+        with oracle.sharing(self.cost.shared):
+            term = self.term(oracle, batch)
+            return self.align.step(oracle, batch) + term
+
+
+def most(*reads: Mapping[str, int]) -> dict[str, int]:
+    """For each role, the most batches that one of several readers reads."""
+    roles = sorted({role for each in reads for role in each})
+    return {role: max(each.get(role, 0) for each in reads) for role in roles}
+
+
+def check(method: str, **values: float | None) -> None:
+    """Raises ValueError for a value that is negative or not finite; None is a value not given."""
+    for name, value in values.items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{method}: {name} is {value}; expected a finite number, 0 or more")
+
+
+def check_count(method: str, **values: int) -> None:
+    """Raises ValueError for a count below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{method}: {name} is {value}; expected 1 or more")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from boostershot.core.batch import Rows
-from boostershot.core.oracle import Batch, Oracle
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 
 
@@ -29,6 +30,7 @@ def defense_gradient(
     harmful: Mapping[str, Tensor] | None = None,
     paired: Mapping[str, Tensor] | None = None,
     general: Mapping[str, Tensor] | None = None,
+    dev: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     micro_batch_size: int | None = None,
 ) -> GradientStep:
@@ -37,9 +39,11 @@ def defense_gradient(
     Args:
         model: a causal language model with float32 or float64 trainable parameters.
         defense: such as `Booster(lam=20, alpha=0.05)`.
-        align, harmful, paired, general: batches `dict(input_ids, attention_mask, labels)` of shape [rows, time];
-            labels are -100 where unsupervised; padded on either side.
-        seed: of the dropout masks, which are the same in all passes of the step.
+        align, harmful, paired, general, dev: batches `dict(input_ids, attention_mask, labels)` of shape [rows, time];
+            labels are -100 where unsupervised; padded on either side. Row i of `paired` is the harmful answer to the
+            prompt of `align`'s row i. A defence that reads several harmful batches (`defense.reads()`) cuts
+            `harmful` into so many.
+        seed: of all random choices; dropout masks are the same in all passes of the step.
         micro_batch_size: rows in one forward pass; the result does not depend on it.
 
     Returns:
@@ -50,8 +54,8 @@ def defense_gradient(
             parameter is half precision, or `micro_batch_size` is below 1.
         NonFiniteError: a loss or gradient is not finite.
     """
-    given = {"align": align, "harmful": harmful, "paired": paired, "general": general}
+    given = {"align": align, "harmful": harmful, "paired": paired, "general": general, "dev": dev}
     rows = {role: Rows.of(batch).named(role) for role, batch in given.items() if batch is not None}
     oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed)
-    step = defense.step(oracle, Batch(**rows))
+    step = defense.step(oracle, Batch(**rows, parts=defense.reads()))
     return GradientStep(step.loss, dict(zip(oracle.names, step.gradient.tensors(), strict=True)), step.metrics)

@@ -177,7 +177,7 @@ class Stages:
             **self._identity(),
             "defense": self.recipe.defenses[label],
             "immunize": settings.model_dump(mode="json"),
-            "unpaired": self.data.unpaired_identity() if "harmful" in defense.roles() else None,
+            "unpaired": self.data.unpaired_identity() if "harmful" in defense.reads() else None,
             "seed": seed,
             "max_length": self.recipe.data.max_length,
         }

@@ -53,7 +53,7 @@ def immunize(
         InputError: a row is bad, or the defence needs harmful rows and there are none.
         NonFiniteError: a loss or gradient is not finite; names the rows.
     """
-    rows = _preference_rows(dataset, need_rejected="harmful" in defense.roles() and not harmful)
+    rows = _preference_rows(dataset, need_rejected="harmful" in defense.reads() and not harmful)
     set_seed(args.seed)  # the adapter's initial weights
     form = Format.choose(tokenizer, template)
     roles = _roles(rows, harmful, defense, form, max_length)
@@ -88,7 +88,7 @@ def _roles(
     ]
     if not safe:
         raise InputError("alignment data: no row has a `chosen` answer; expected at least one")
-    if "harmful" in defense.roles() and not unsafe:
+    if "harmful" in defense.reads() and not unsafe:
         raise InputError(
             f"{type(defense).__name__.lower()} needs harmful rows: give `rejected` answers or data.harmful, "
             "or set lam to 0"
@@ -99,5 +99,5 @@ def _roles(
             form.tokenize(prompt, answer, name=f"{name} ({role})", max_length=max_length)
             for name, prompt, answer in wanted[role]
         ]
-        for role in sorted(defense.roles())
+        for role in sorted(defense.reads())
     }

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from boostershot.core.oracle import Batch, Oracle
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
@@ -70,9 +71,9 @@ class DefenseTrainer(Trainer):
             state=self._defense_state().values,
         )
         batch = {role: rows_of(rows) for role, rows in self._prepare_inputs(inputs).items()}  # type: ignore[arg-type]
-        step = self.defense.step(oracle, Batch(**batch))
-        for param, gradient in zip(oracle.params, step.gradient.tensors(), strict=True):
-            param.grad = gradient
+        step = self.defense.step(oracle, Batch(**batch, parts=self.defense.reads()))
+        for name, param, gradient in zip(oracle.names, oracle.params, step.gradient.tensors(), strict=True):
+            param.grad = None if name in oracle.untouched else gradient  # the optimiser skips None
         seconds = time.perf_counter() - started
         self.latest = {
             **step.metrics,
