@@ -137,6 +137,21 @@ def list_recipes(
         raise InputError(f"{name}: no such recipe; {choices(name, recipes.names())}")
 
 
+@app.command(name="methods")
+def list_methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell all of this defence.")] = None,
+) -> None:
+    """List the defences with what they cost and read, or tell one in full."""
+    from boostershot import methods
+    from boostershot.defenses import DEFENSES
+
+    if name is not None and name not in DEFENSES:
+        from boostershot.config_errors import choices
+
+        raise InputError(f"{name}: no such method; {choices(name, DEFENSES)}")
+    _console(quiet=False, stderr=False).print(methods.details(name) if name else methods.overview())
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         try:
@@ -202,11 +217,11 @@ def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def _console(quiet: bool) -> Console:
-    """The standard error; plain text where it is no terminal or NO_COLOR is set. Brackets are no markup."""
-    wrap = not sys.stderr.isatty()  # a file's reader breaks lines himself
+def _console(quiet: bool, stderr: bool = True) -> Console:
+    """For people; plain text where it is no terminal or NO_COLOR is set. Brackets are no markup."""
+    wrap = not (sys.stderr if stderr else sys.stdout).isatty()  # a file's reader breaks lines himself
     return Console(
-        stderr=True,
+        stderr=stderr,
         quiet=quiet,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         markup=False,

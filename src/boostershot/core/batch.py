@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Rows:
     def cut(self, parts: int) -> list[Rows]:
         """`parts` batches in order, whose sizes differ by at most one row."""
         ends = [len(self) * i // parts for i in range(parts + 1)]
-        return [self._slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        return [self._slice(start, end) for start, end in pairwise(ends)]
 
     def predicting(self, token: int) -> Rows:
         """The same rows, supervised at the same positions, where each is to predict `token`."""

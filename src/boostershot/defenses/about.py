@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class About:
         idea: why it should help, in a sentence or two.
         follows: which published description is followed, and where a choice had to be made.
         hyper_parameters: by field name, all of them.
+        example: hyper-parameters of a sensible setting, as a recipe writes them; costs are told of it.
         notes: what a reader should know before trusting or tuning it.
     """
 
@@ -34,6 +37,7 @@ class About:
     follows: str
     hyper_parameters: dict[str, HyperParameter] = field(default_factory=dict)
     notes: str = ""
+    example: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOTATION = (

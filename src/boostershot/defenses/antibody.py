@@ -17,7 +17,7 @@ from boostershot.defenses.sft import SFT
 class Antibody(Defense):
     """min f(w) + lam_t * s(w) + lam_refuse * f(w'), s = h(w) - h(w'), w' = w - alpha * unit(g).
 
-    lam_t = max(0, xi - <grad s, grad f> / |grad s|^2), at most `lam_max`: the least weight with which s falls at a
+    lam_t = max(0, xi - dot(grad s, grad f) / |grad s|^2), at most `lam_max`: the least weight with which s falls at a
     rate of xi |grad s|^2 whatever f does. First order.
 
     Args:
@@ -39,11 +39,12 @@ class Antibody(Defense):
         title="Antibody (alignment stage)",
         source="arXiv:2603.00498 (ICLR 2026), alignment stage; hyper-parameters of its experiments not available here",
         equation="f(w) + lam_t * (h(w) - h(w')) + lam_refuse * f(w'), w' = w - alpha * unit(g), "
-        "lam_t = max(0, xi - <grad s, grad f> / |grad s|^2)",
+        "lam_t = max(0, xi - dot(grad s, grad f) / |grad s|^2)",
         idea="The bracket is to fall at a set rate at every step, with as little disturbance of f as that needs, and "
         "refusal is to survive the simulated attack.",
-        follows="The alignment stage, first order, with <grad s, grad f> over all trainable weights. The fine-tuning "
+        follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The fine-tuning "
         "stage (weights on the user's rows) is not an alignment-stage defence.",
+        example={"alpha_per_weight": 2e-5},
         hyper_parameters={
             "xi": HyperParameter(
                 "rate at which the bracket must fall, in units of |grad s|^2",

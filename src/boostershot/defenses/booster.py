@@ -88,6 +88,7 @@ class Booster(Regularizer):
         "steepest direction, so an attacker's first steps gain little.",
         follows="Algorithm 1 with one harmful batch in both passes; order: exact is Eq. 2 with its Hessian term, by "
         "double backward. Several simulated steps and the schedule are this project's additions.",
+        example={"lam": 20, "alpha_per_weight": 2e-5},
         hyper_parameters={
             "lam": HyperParameter(
                 "weight of the bracket; only lam * alpha counts to first order",

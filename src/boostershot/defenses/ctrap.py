@@ -41,6 +41,7 @@ class CTRAP(Regularizer):
         follows="The published objective, first order. The step is normalised as in Booster (published: not), "
         "because the dropped Jacobian of an un-normalised step is not small; the fixed token is the end of sequence "
         "where the paper's example is an error word.",
+        example={"lam": 0.1, "alpha_per_weight": 2e-5},
         hyper_parameters={
             "lam": HyperParameter("weight of the collapse loss; 0.1 in the paper", "large values collapse w itself"),
             "alpha": ALPHA,

@@ -26,7 +26,7 @@ class GradientAscent(Regularizer):
 
     about = About(
         title="gradient ascent (GradDiff)",
-        source="the gradient-difference baseline of machine unlearning (arXiv:2401.06121, section 3), on harmful answers",
+        source="gradient difference, a baseline of machine unlearning (arXiv:2401.06121), on harmful answers",
         equation="f(w) - lam * min(h(w), bound)",
         idea="Harmful answers are made unlikely.",
         follows="f takes the place of the retain loss; the bound is this project's choice.",

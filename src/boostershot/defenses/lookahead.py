@@ -48,6 +48,7 @@ class Lookahead(Regularizer):
         equation="f(w) - lam * min(h(w - alpha * unit(g)), bound)",
         idea="The harmful loss is to be high where a harmful step leads; unlike Booster, h at w is left alone.",
         follows="Booster's Algorithm 1 without its h(w) term. The bound is this project's choice.",
+        example={"lam": 1, "alpha_per_weight": 2e-5},
         hyper_parameters={
             "lam": HyperParameter("weight of the harmful loss after the step", "large values fight f before the bound"),
             "alpha": ALPHA,

@@ -35,6 +35,7 @@ class SAM(Defense):
         equation="f(w + rho * unit(grad f(w)))",
         idea="The alignment loss is to be low in a whole neighbourhood of w, so that leaving w costs little of it.",
         follows="Algorithm 1 with p = 2, on the alignment loss, one step over all trainable weights and processes.",
+        example={"rho_per_weight": 2e-5},
         hyper_parameters={
             "rho": HyperParameter(
                 "length of the step uphill over all trainable weights; give this or rho_per_weight",

@@ -36,6 +36,13 @@ class Sum(Regularizer):
         equation="f(w) + sum_i weights_i * term_i(w), term_i = the i-th defence's objective less its f",
         idea="Defences with a term of their own are added on one alignment objective.",
         follows="The terms' own definitions. Gradients that several terms read (of h at w) are computed once.",
+        example={
+            "terms": {
+                "booster": {"method": "booster", "alpha_per_weight": 2e-5},
+                "ascent": {"method": "gradient_ascent"},
+            },
+            "weights": {"booster": 2, "ascent": 0.5},
+        },
         hyper_parameters={
             "terms": HyperParameter(
                 "label -> {method: ..., hyper-parameters}, of methods that take `align`; align itself is the sum's",
