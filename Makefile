@@ -3,18 +3,20 @@
 # make lint    the lint and type check alone
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes)
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
+# make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (an hour; resumes)
 # make clean   remove .venv and caches; results in runs/ stay
 #
 # PYTHON=python3.12   the interpreter to build .venv with (3.11 or newer)
 # TORCH_INDEX=URL     the package index to take torch from (a CPU build, another CUDA version)
 
 PYTHON ?= python3
+SCALE ?= 0.001
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo test lint search-defenses bench-defenses clean
+.PHONY: help demo test lint search-defenses bench-defenses bench-recipes clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -35,6 +37,9 @@ search-defenses: $(VENV)/stamp-demo
 
 bench-defenses: $(VENV)/stamp-demo
 	$(BIN)/python bench/defenses.py table $(SET)
+
+bench-recipes: $(VENV)/stamp-demo
+	$(BIN)/python bench/recipes.py $(SCALE) $(SET)
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis

@@ -34,6 +34,13 @@ def random_rows(n: int = 8, vocab: int = 128, seed: int = 0) -> list[Row]:
     return rows
 
 
+def other_answers(n: int = 8, vocab: int = 128, seed: int = 0) -> list[Row]:
+    """The answers of `random_rows` to prompts that are the same for every seed."""
+    prompts = [tokens[: labels.count(-100)] for tokens, labels in random_rows(n, vocab)]
+    answers = [tokens[labels.count(-100) :] for tokens, labels in random_rows(n, vocab, seed)]
+    return [([*p, *a], [-100] * len(p) + a) for p, a in zip(prompts, answers, strict=True)]
+
+
 def random_batch(n: int = 8, vocab: int = 128, seed: int = 0, **padding) -> dict[str, torch.Tensor]:
     """`batch_of` over `random_rows`."""
     return batch_of(random_rows(n, vocab, seed), **padding)

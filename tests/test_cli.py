@@ -98,6 +98,15 @@ def test_a_command_does_its_part_of_the_recipe(
     assert "50.0 [42, 58]" in err
 
 
+@pytest.mark.parametrize("command", ["run", "immunize", "attack", "evaluate"])
+def test_scale_is_part_of_the_recipe(fake: Callable[..., FakeRun], capsys: Captured, command: str) -> None:
+    run = fake()
+    assert cli.call([command, "quickstart", "--scale", "0.001"]) == 0
+    assert run.calls[0][0].to_dict()["scale"] == 0.001
+    assert cli.call(["run", "quickstart", "--scale", "1e-05", "--dry-run"]) == 0
+    assert "at scale 1e-05 of the recipe's samples and steps" in capsys.readouterr().err
+
+
 def test_results_go_to_the_standard_output_and_people_s_text_does_not(
     fake: Callable[..., FakeRun], capsys: Captured, tmp_path: Path
 ) -> None:
@@ -168,6 +177,9 @@ def test_a_full_disk_outside_a_stage_is_1(fake: Callable[..., FakeRun], capsys: 
         (["run", "quickstart", "--set", "immunize.stpes=3"], 'immunize.stpes: unknown key'),
         (["run", "quickstart", "--set", "immunize.steps"], "has no value; expected key.path=value"),
         (["run", "quickstart", "--set", "defenses.booster.lam=true"], "defenses.booster.lam: is true"),
+        (["run", "quickstart", "--scale", "0"], "quickstart: scale: is 0.0; expected more than 0"),
+        (["run", "quickstart", "--scale", "half"], "Invalid value for '--scale'"),
+        (["run", "quickstart", "--set", "defenses.c={method: ctrap, alpha: 1}"], "data.general: is missing"),
         (["report", "nowhere"], "nowhere: no such run folder"),
         (["report", "."], "results.json: not there"),
         (["recipes", "quick-start"], 'did you mean "quickstart"?'),

@@ -164,7 +164,7 @@ def test_a_misspelt_key_is_refused_with_the_right_one(data: st.DataObject) -> No
 
 @pytest.mark.parametrize(
     "path",
-    [p for p, value in leaves(WHOLE) if isinstance(value, int | float) and value is not True],
+    [p for p, value in leaves(WHOLE) if isinstance(value, int | float) and not isinstance(value, bool)],
     ids=".".join,
 )
 def test_true_and_text_are_no_numbers(path: tuple[str, ...]) -> None:
@@ -175,7 +175,7 @@ def test_true_and_text_are_no_numbers(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p, value in leaves(WHOLE) if isinstance(value, int) and value is not True],
+    [p for p, value in leaves(WHOLE) if isinstance(value, int) and not isinstance(value, bool)],
     ids=".".join,
 )
 def test_a_float_or_text_is_no_count(path: tuple[str, ...]) -> None:
@@ -214,7 +214,7 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
         (f"{MIX}.eval_steps=[20, 0]", "eval_steps: is [20, 0]; expected rising steps"),
         (f"{MIX}.eval_steps=[0, 41]", "eval_steps: is [0, 41]; expected steps from 0 to 40"),
         (f"{MIX}.eval_steps=[-1]", "eval_steps.0: is -1; expected at least 0"),
-        (f"{MIX}.adapter=fresch", 'expected one of continue, fresh, full (did you mean "fresh"?)'),
+        (f"{MIX}.adapter=fresch", 'expected one of continue, fresh, full, published (did you mean "fresh"?)'),
         (f"{MIX}.lora={{}}", "lora: is given; expected null"),
         (
             f"{MIX}={{adapter: fresh, lora: null, method: harmful-mix, p: 0, n: 1, lr: 1, steps: 1}}",
@@ -238,6 +238,16 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
         ("data.align.source=7", "data.align.source: is 7; expected text"),
         ("data.align.columns={prmpt: x}", 'data.align.columns.prmpt: is "prmpt"; expected one of prompt'),
         ("data.task.options={a: .nan}", "data.task.options: holds nan or inf; expected finite numbers"),
+        ("data.task.kind=agnews", 'did you mean "ag_news"?'),
+        ("data.general={}", "data.general.source: is missing"),
+        ("data.general={source: x, columns: {answer: y}}", 'data.general.columns.answer: is "answer"; expected one of'),
+        (
+            "defenses.trap={method: ctrap, alpha: 0.1}",
+            "data.general: is missing, and defenses.trap (ctrap) needs general text; expected {source: ...",
+        ),
+        ("scale=0", "scale: is 0; expected more than 0"),
+        ("scale=1.5", "scale: is 1.5; expected at most 1"),
+        ("scale=tiny", 'scale: is "tiny"; expected a number'),
         (f"{MIX}.judged=1", f"{MIX}.judged: is 1; expected true or false"),
         ("evaluate.judges=[onlin]", '(did you mean "offline"?)'),
         ("evaluate.split=train", 'evaluate.split: is "train"; expected one of dev, test'),
@@ -347,6 +357,95 @@ def test_the_last_step_is_scored_and_a_fresh_adapter_is_one() -> None:
     assert by_steps.eval_steps == (0, 3, 9)
     assert (by_epochs.total_steps, by_epochs.eval_steps) == (12, (0, 12))
     assert by_steps.lora is not None and by_steps.lora.rank == 16
+
+
+def test_the_published_adapter_is_each_methods_own() -> None:
+    attack = example(f"{MIX}.adapter=published", f"{MIX}.lora.rank=4").attacks["harmful-mix/continue"]
+    own, fresh = attack.against({"method": "booster", "lam": 5}), attack.against({"method": "sft"})
+    assert (own.adapter, own.lora) == ("continue", None)
+    assert fresh.adapter == "fresh" and fresh.lora is not None and fresh.lora.rank == 4
+    assert own.model_copy(update={"adapter": "fresh", "lora": fresh.lora}) == fresh
+    assert fresh.against({"method": "booster"}) is fresh
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    base = written(tmp_path, EXAMPLE)
+    (tmp_path / "child.yaml").write_text(
+        "extends: my.yaml\nname: child\ndata: {task: {source: other}, max_length: 99}\n"
+        "immunize: {steps: null, epochs: 3}\ndefenses: {plain: {method: sft}}\n"
+    )
+    (tmp_path / "grandchild.yaml").write_text("extends: child.yaml\nname: grandchild\nseeds: [4]\n")
+    child = load_recipe(tmp_path / "grandchild.yaml", ["immunize.lr=1"])
+    parent = load_recipe(base)
+    assert (child.name, child.seeds) == ("grandchild", (4,))
+    assert child.data.align == parent.data.align and child.attacks == parent.attacks
+    assert (child.data.task.source, child.data.max_length, child.data.answer_tokens) == ("other", 99, 20)
+    assert (child.immunize.steps, child.immunize.epochs, child.immunize.lr) == (None, 3, 1.0)
+    assert list(child.defenses) == ["plain"]  # labels are the author's own list
+    assert "extends" not in child.to_dict()
+    (tmp_path / "ours.yaml").write_text("extends: quickstart\nname: ours\n")
+    assert load_recipe(tmp_path / "ours.yaml").attacks == load_recipe("quickstart").attacks
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("loop.yaml", "loop.yaml extends it; expected another recipe"),
+        ("a.yaml", "extends it; expected another recipe"),
+        ("missing.yaml", "missing.yaml: no such file"),
+        ("[a, b]", "extends: expected the name of a recipe or a YAML file"),
+        ("''", "extends: expected the name of a recipe or a YAML file"),
+    ],
+)
+def test_what_cannot_be_extended_is_named(tmp_path: Path, extends: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text("extends: loop.yaml\n")
+    (tmp_path / "loop.yaml").write_text(f"extends: {extends}\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(tmp_path / "loop.yaml")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def scaled(scale: float, *overrides: str) -> Recipe:
+    """The example, with more attacks and rows, as it runs at this scale."""
+    more = ["data.general={source: g.jsonl, n: 300}", "evaluate={n_harmful: 150, n_task: 200}"]
+    return example(f"scale={scale}", *more, *overrides).scaled()
+
+
+def test_scale_takes_a_fraction_of_samples_and_steps() -> None:
+    assert scaled(1) == example("data.general={source: g.jsonl, n: 300}", "evaluate={n_harmful: 150, n_task: 200}")
+    recipe = scaled(0.1, f"{MIX}.eval_steps=[0, 3, 20, 40]", "immunize.warmup_steps=20")
+    assert recipe.scale == 1 and recipe.scaled() is recipe
+    data, attack = recipe.data, recipe.attacks["harmful-mix/continue"]
+    assert (data.align.n, data.general and data.general.n) == (24, 30)
+    assert (recipe.immunize.steps, recipe.immunize.warmup_steps) == (6, 2)
+    assert (attack.n, attack.steps, attack.eval_steps) == (32, 4, (0, 2, 4))
+    assert (recipe.evaluate.n_harmful, recipe.evaluate.n_task) == (15, 20)
+    assert recipe.immunize.batch == attack.batch == 8
+
+
+def test_scale_stops_at_one_step_a_batch_of_rows_and_a_harmful_row() -> None:
+    recipe = scaled(1e-6, f"{MIX}.p=0.05", f"{MIX}.eval_steps=[0, 20, 40]", "data.harmful={source: h.jsonl, n: 3}")
+    attack, only = recipe.attacks.values()
+    assert (recipe.data.align.n, recipe.immunize.steps) == (8, 1)
+    assert recipe.data.harmful and recipe.data.harmful.n == 3
+    assert (attack.n, attack.steps, attack.eval_steps) == (20, 1, (0, 1))
+    assert (only.n, recipe.evaluate.n_harmful) == (8, 1)
+
+
+def test_scaled_epochs_take_about_that_fraction_of_the_steps() -> None:
+    long = (
+        "immunize.steps=null",
+        "immunize.epochs=20",
+        "data.align.n=5000",
+        f"{MIX}.steps=null",
+        f"{MIX}.epochs=20",
+    )
+    for scale, rows, epochs in ((0.1, 500, 20), (0.001, 8, 12), (1e-6, 8, 1)):  # 12,500 steps at full length
+        recipe = scaled(scale, *long)
+        assert (recipe.data.align.n, recipe.immunize.epochs) == (rows, epochs)
+        attack = recipe.attacks["harmful-mix/continue"]
+        assert attack.total_steps == attack.eval_steps[-1] == max(1, round(800 * scale))
+    assert scaled(0.1, *long, "data.align.n=null").immunize.epochs == 20  # nobody knows how many rows there are
 
 
 def test_a_recipe_is_frozen() -> None:

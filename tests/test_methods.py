@@ -48,7 +48,7 @@ def test_the_table_has_every_method_with_its_cost(capsys):
     assert rows.keys() == DEFENSES.keys()
     for name, words in rows.items():
         assert float(words[1]) == pytest.approx(methods.typical(name).passes, rel=1e-3)
-        assert float(words[2].rstrip("*")) == methods.typical(name).cost.peak
+        assert float(words[2].rstrip("*")) == methods.typical(name).cost.memory
 
 
 def test_an_unknown_method_is_one_line_with_the_nearest_name(capsys):

@@ -49,6 +49,10 @@ Settings = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON to the standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Scale = Annotated[
+    float | None,
+    typer.Option("--scale", metavar="X", help="Take this fraction of the recipe's samples and steps, such as 0.01."),
+]
 Redact = Annotated[bool, typer.Option("--redact", help="Leave generated answers out of the report.")]
 
 
@@ -61,13 +65,14 @@ def run(
     recipe: RecipeName,
     out: Out = None,
     settings: Settings = None,
+    scale: Scale = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     redact: Redact = False,
 ) -> None:
     """Do everything: immunise, attack, evaluate, report. Goes on where it stopped; skips what is done."""
-    _perform("report", recipe, out, settings, dry_run, as_json, quiet, redact)
+    _perform("report", recipe, out, settings, scale, dry_run, as_json, quiet, redact)
 
 
 @app.command()
@@ -75,12 +80,13 @@ def immunize(
     recipe: RecipeName,
     out: Out = None,
     settings: Settings = None,
+    scale: Scale = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Do a recipe up to its immunised models."""
-    _perform("immunize", recipe, out, settings, dry_run, as_json, quiet)
+    _perform("immunize", recipe, out, settings, scale, dry_run, as_json, quiet)
 
 
 @app.command()
@@ -88,12 +94,13 @@ def attack(
     recipe: RecipeName,
     out: Out = None,
     settings: Settings = None,
+    scale: Scale = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Do a recipe up to its attacked models."""
-    _perform("attack", recipe, out, settings, dry_run, as_json, quiet)
+    _perform("attack", recipe, out, settings, scale, dry_run, as_json, quiet)
 
 
 @app.command()
@@ -101,12 +108,13 @@ def evaluate(
     recipe: RecipeName,
     out: Out = None,
     settings: Settings = None,
+    scale: Scale = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Do a recipe up to its scores."""
-    _perform("evaluate", recipe, out, settings, dry_run, as_json, quiet)
+    _perform("evaluate", recipe, out, settings, scale, dry_run, as_json, quiet)
 
 
 @app.command()
@@ -175,6 +183,7 @@ def _perform(
     name: str,
     out: Path | None,
     settings: Sequence[str] | None,
+    scale: float | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -182,7 +191,7 @@ def _perform(
 ) -> None:
     from boostershot.config import load_recipe
 
-    recipe = load_recipe(name, settings or ())
+    recipe = load_recipe(name, [*(settings or ()), *([] if scale is None else [f"scale={scale!r}"])])
     folder = out or Path("runs") / recipe.name
     console = _console(quiet)
     with _crash_log(folder):

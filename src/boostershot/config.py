@@ -85,7 +85,8 @@ class Source(Section):
     """Where rows come from."""
 
     source: Text
-    """A built-in name, a Hub id or a local .jsonl, .json, .csv, .tsv or .parquet file."""
+    """A built-in name, a Hub id (owner/name:configuration, or hf://datasets/owner/name/file for one of its files) or
+    a local .jsonl, .json, .csv, .tsv or .parquet file."""
     split: Text | None = None
     """The split of a Hub data set; train if not given."""
 
@@ -96,7 +97,24 @@ class AlignSource(Source):
     n: Count | None = None
     """How many rows to align on; all of the split if not given."""
     columns: dict[Literal["prompt", "chosen", "rejected", "category"], Text] | None = None
+    """Our column name -> the source's, where they differ; BeaverTails needs none."""
+    repeats: StrictBool = False
+    """true: alignment and attack take all rows of a prompt, not one of them; what is scored has each prompt once."""
+    test: Source | None = None
+    """Where the prompts of the test split are, if kept apart; the share that is else for testing is aligned on."""
+
+
+class GeneralSource(Source):
+    """Benign text that some defences read: questions with their answers."""
+
+    source: Text
+    """As for the others, or reasoning-gym:NAME, of which the training rows are taken."""
+    n: Count | None = None
+    """How many rows to use; all if not given."""
+    columns: dict[Literal["prompt", "completion"], Text] | None = None
     """Our column name -> the source's, where they differ."""
+    options: Options | None = None
+    """Of a reasoning-gym task."""
 
 
 class HarmfulSource(Source):
@@ -111,12 +129,14 @@ class HarmfulSource(Source):
 class TaskSource(Source):
     """The benign task that the attacker's data is hidden in."""
 
-    columns: dict[Literal["prompt", "answer", "sentence", "label"], Text] | None = None
+    columns: dict[Literal["prompt", "answer", "sentence", "text", "label"], Text] | None = None
     """Our column name -> the source's, where they differ."""
-    kind: Literal["auto", "sst2", "exact"] = "auto"
-    """How rows are read and answers scored; auto is sst2 where the source's name holds sst2, else exact."""
+    kind: Literal["auto", "sst2", "ag_news", "gsm8k", "alpaca_eval", "exact"] = "auto"
+    """How rows are read and answers scored; auto is the kind whose name the source's holds, else exact."""
     options: Options | None = None
     """Of a reasoning-gym task, such as {max_terms: 2}."""
+    test: Source | None = None
+    """Where the test rows are, if kept apart; a fifth of the rows by default."""
 
 
 class Data(Section):
@@ -124,6 +144,7 @@ class Data(Section):
 
     align: AlignSource
     harmful: HarmfulSource | None = None
+    general: GeneralSource | None = None
     task: TaskSource
     max_length: Annotated[Whole, Field(ge=2)] = 256
     """Tokens of a training row; longer answers are cut."""
@@ -161,6 +182,15 @@ class Training(Section):
         """How many optimiser steps a training on so many rows takes."""
         return self.steps if self.steps is not None else (self.epochs or 0) * math.ceil(rows / self.batch)
 
+    def _scaled_length(self, scale: float, rows: int | None, fewer: int | None) -> dict[str, int]:
+        """Fewer steps, or as many epochs over fewer rows as come nearest to that."""
+        warmup = {"warmup_steps": round(self.warmup_steps * scale)}
+        if self.steps is not None:
+            return {"steps": _part(self.steps, scale), **warmup}
+        if rows is None or fewer is None:
+            return warmup  # all rows of a source: who knows how many
+        return {"epochs": max(1, round(scale * self.steps_over(rows) / math.ceil(fewer / self.batch))), **warmup}
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
@@ -175,14 +205,19 @@ class Immunize(Training):
     lora: Lora | None = Lora()
     """null trains all weights."""
 
+    def scaled(self, scale: float, rows: int | None, fewer: int | None) -> Immunize:
+        """The same with that fraction of the steps, on `fewer` of the rows."""
+        return self.model_copy(update=self._scaled_length(scale, rows, fewer))
+
 
 class Attack(Training):
     """The user fine-tuning stage."""
 
     method: Literal["harmful-mix"]
     """The names of boostershot.attacks.ATTACKS."""
-    adapter: Literal["continue", "fresh", "full"]
-    """continue trains what was immunised; fresh (a new adapter) and full (all weights) merge it first."""
+    adapter: Literal["continue", "fresh", "full", "published"]
+    """continue trains what was immunised; fresh (a new adapter) and full (all weights) merge it first; published is
+    what the tables of the Booster paper compare: continue for booster, fresh for every other method."""
     p: Share
     """The harmful share of the attacker's rows."""
     n: Count
@@ -197,15 +232,30 @@ class Attack(Training):
         """How many optimiser steps the attack takes."""
         return self.steps_over(self.n)
 
+    def against(self, defense: Mapping[str, Any]) -> Attack:
+        """The attack as this defence meets it: adapter: published becomes one of the others."""
+        if self.adapter != "published":
+            return self
+        own = defense["method"] == "booster"
+        return self.model_copy(update={"adapter": "continue", "lora": None} if own else {"adapter": "fresh"})
+
+    def scaled(self, scale: float) -> Attack:
+        """The same with that fraction of the rows and steps; a batch of rows and a harmful one stay."""
+        rows = _part(self.n, scale, max(self.batch, math.ceil(1 / self.p) if self.p else 1))
+        shorter = self.model_copy(update={"n": rows, **self._scaled_length(scale, self.n, rows)})
+        steps = {min(_part(step, scale, 0), shorter.total_steps) for step in self.eval_steps}
+        return shorter.model_copy(update={"eval_steps": tuple(sorted(steps | {shorter.total_steps}))})
+
     @model_validator(mode="after")
     def _resolved(self) -> Self:
         if list(self.eval_steps) != sorted(set(self.eval_steps)):
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected rising steps, each once")
         if self.eval_steps and self.eval_steps[-1] > self.total_steps:
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}")
-        if self.adapter != "fresh" and self.lora is not None:
+        attaches = self.adapter in ("fresh", "published")
+        if not attaches and self.lora is not None:
             raise at_key("lora", f"is given; expected null, for adapter: {self.adapter} attaches none")
-        if self.adapter == "fresh" and self.lora is None:
+        if attaches and self.lora is None:
             if "lora" in self.model_fields_set:
                 raise at_key("lora", "is null; expected an adapter (adapter: full trains all weights)")
             object.__setattr__(self, "lora", Lora())  # frozen, but still being made
@@ -251,14 +301,45 @@ class Recipe(Section):
     """Label -> {method: name, hyper-parameters}; resolved, so that every hyper-parameter is in it."""
     attacks: Annotated[dict[Label, Attack], Field(min_length=1)]
     evaluate: Evaluate = Evaluate()
+    scale: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """The fraction of the samples and steps above that a run takes; `boostershot run --scale` sets it."""
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
     def _resolve_defenses(self) -> Self:
         """Last, because it needs torch."""
         for label, given in self.defenses.items():
-            self.defenses[label] = describe_defense(build_defense(given, f"defenses.{label}"))
+            defense = build_defense(given, f"defenses.{label}")
+            self.defenses[label] = describe_defense(defense)
+            if "general" in defense.needs() and self.data.general is None:
+                message = f"is missing, and defenses.{label} ({self.defenses[label]['method']}) needs general text"
+                raise at_key("data.general", message + "; expected {source: ..., n: ...}")
         return self
+
+    def scaled(self) -> Recipe:
+        """What a run does: `scale` applied to every number of samples and steps, and set to 1.
+
+        A number that is not given (all rows) stays so; none falls below 1, and rows to train on not below a batch. An
+        attack keeps at least one harmful row where it has any. Epochs shrink where the rows cannot shrink enough.
+        """
+        if self.scale == 1:
+            return self
+        data, batch = self.data, self.immunize.batch
+        changed = {
+            key: spec.model_copy(update={"n": spec.n and _part(spec.n, self.scale, batch)})
+            for key, spec in (("align", data.align), ("harmful", data.harmful), ("general", data.general))
+            if spec is not None
+        }
+        n_harmful, n_task = (_part(n, self.scale) for n in (self.evaluate.n_harmful, self.evaluate.n_task))
+        return self.model_copy(
+            update={
+                "scale": 1.0,
+                "data": data.model_copy(update=changed),
+                "immunize": self.immunize.scaled(self.scale, data.align.n, changed["align"].n),
+                "attacks": {label: attack.scaled(self.scale) for label, attack in self.attacks.items()},
+                "evaluate": self.evaluate.model_copy(update={"n_harmful": n_harmful, "n_task": n_task}),
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved recipe as JSON data; `parse_recipe` makes an equal recipe of it."""
@@ -267,6 +348,11 @@ class Recipe(Section):
     def identity(self) -> dict[str, Any]:
         """The part of the resolved recipe that decides what is measured: all but `runtime`."""
         return self.model_dump(mode="json", exclude={"runtime"})
+
+
+def _part(n: int, scale: float, least: int = 1) -> int:
+    """That fraction of n, but at least `least`, and never more than n."""
+    return min(n, max(least, round(n * scale)))
 
 
 def load_recipe(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
@@ -303,6 +389,7 @@ def build_defense(mapping: object, where: str) -> Defense:
         InputError: `where` and the key, what was wrong, and what was expected.
     """
     from boostershot.defenses import DEFENSES
+    from boostershot.defenses.finishing import stages_of
 
     if not isinstance(mapping, Mapping):
         raise InputError(f"{where}: is {shown(mapping)}; expected {{method: name, ...}}")
@@ -314,7 +401,12 @@ def build_defense(mapping: object, where: str) -> Defense:
     method = mapping["method"]
     if not isinstance(method, str) or method not in DEFENSES:
         raise InputError(f"{where}.method: is {shown(method)}; {choices(method, DEFENSES)}")
-    return _from_mapping(DEFENSES[method], mapping, where, method, ["method"])
+    defense = _from_mapping(DEFENSES[method], mapping, where, method, ["method"])
+    try:
+        stages_of(defense)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    return defense
 
 
 def _from_mapping(kind: Any, mapping: Mapping[Any, Any], where: str, name: str, beside: Sequence[str] = ()) -> Any:

@@ -36,10 +36,41 @@ class _StrictLoader(yaml.SafeLoader):
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """The mapping in a shipped recipe or a YAML file, not yet checked.
 
+    `extends: NAME or FILE` starts from another recipe: sections are merged key by key, and only `defenses` and
+    `attacks`, whose labels are the author's own, are replaced as a whole. A file is sought beside the one that names
+    it.
+
     Raises:
-        InputError: no such recipe or file, not YAML, a key twice, or not a mapping.
+        InputError: no such recipe or file, not YAML, a key twice, not a mapping, or one that extends itself.
     """
-    where = str(name_or_path)
+    return _extended(str(name_or_path), [])
+
+
+def _extended(where: str, below: Sequence[str]) -> dict[str, Any]:
+    found = _mapping(where)
+    if "extends" not in found:
+        return found
+    parent = found.pop("extends")
+    if not isinstance(parent, str) or not parent:
+        raise InputError(f"{where}: extends: expected the name of a recipe or a YAML file")
+    if parent not in recipes.names():
+        parent = str(Path(where).parent / parent)
+    if parent in (where, *below):
+        raise InputError(f"{where}: extends: {parent} extends it; expected another recipe")
+    return _merged(_extended(parent, [where, *below]), found)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any], top: bool = True) -> dict[str, Any]:
+    for key, value in over.items():
+        known = base.get(key)
+        if isinstance(known, dict) and isinstance(value, dict) and not (top and key in _LABELLED):
+            base[key] = _merged(known, value, top=False)
+        else:
+            base[key] = value
+    return base
+
+
+def _mapping(where: str) -> dict[str, Any]:
     found = parse_yaml(_text(where), where)
     if found is None:
         raise InputError(f"{where}: is empty; expected a mapping of keys")

@@ -36,7 +36,7 @@ def table() -> list[dict[str, str]]:
     rows = []
     for name, kind in DEFENSES.items():
         cost = typical(name).cost
-        memory = f"{cost.peak:g}" + (" + activations" if cost.activations else "")
+        memory = f"{cost.memory:g}" + (" + activations" if cost.activations else "")
         rows.append(
             {
                 "method": name,
@@ -65,7 +65,7 @@ def sections(name: str) -> list[tuple[str, str]]:
     """A method in full: heading and text, in reading order."""
     about, defense = DEFENSES[name].about, typical(name)
     cost = defense.cost
-    memory = f"{cost.peak:g} times the trainable weights beyond SFT" + (
+    memory = f"{cost.memory:g} times the trainable weights beyond SFT" + (
         f", and {cost.activations}" if cost.activations else ""
     )
     return [
@@ -147,7 +147,7 @@ def overview() -> RenderableType:
     shown.add_column("source", no_wrap=True)
     for name, row in zip(DEFENSES, table(), strict=True):
         defense = typical(name)
-        memory = f"{defense.cost.peak:g}" + ("*" if defense.cost.activations else " ")
+        memory = f"{defense.cost.memory:g}" + ("*" if defense.cost.activations else " ")
         shown.add_row(name, row["passes"], memory, ", ".join(defense.reads()), row["source"])
     legend = (
         "\npasses: forward-backward passes a step. memory: in multiples of the trainable weights, beyond SFT; * and "
@@ -180,4 +180,4 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "none"
     if isinstance(value, Defense):
         return str(describe_defense(value)["method"])
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)

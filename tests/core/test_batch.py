@@ -80,3 +80,23 @@ def test_rows_are_named_and_measured():
     assert SHARED.named("align").ids[3] == "align row 3"
     assert Rows.of(batch_of([([1], [1])]), ["d41d8"]).ids == ("d41d8",)
     assert SHARED.longest() == 4
+
+
+@pytest.mark.parametrize("first", ["short", "long"])
+def test_rows_beside_others_are_padded_to_one_width(first):
+    short, long = rows_of(([5, 6], [-100, 6])), rows_of(([7, 8, 9], [-100, -100, 9]), side="left", extra=1)
+    ours, theirs = (short, long) if first == "short" else (long, short)
+    joined = ours.beside(theirs)
+    assert joined.ids == (*ours.ids, *theirs.ids)
+    for row, part in zip(joined.split(1), (ours, theirs), strict=True):
+        width = part.input_ids.shape[1]
+        assert torch.equal(row.input_ids[:, :width], part.input_ids)
+        assert torch.equal(row.labels[:, :width], part.labels)
+        assert row.attention_mask.sum() == part.attention_mask.sum()
+        assert row.supervised().sum() == part.supervised().sum()
+
+
+def test_a_prompt_is_what_stands_before_the_first_supervised_token():
+    rows = [([5, 0, 6, 7], [-100, -100, 6, 7]), ([5, 0], [-100, -100]), ([8, 9], [8, 9])]
+    for padding in ({"side": "left"}, {"extra": 2}):
+        assert rows_of(*rows, **padding).prompts() == [[5, 0], None, [8]]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import boostershot.core.vector
 from boostershot.core.vector import Vector, excursion
 
 SHAPES = [(3,), (2, 2), (1, 1, 2)]
@@ -61,6 +62,12 @@ def test_norm_unit_and_dot(u, v):
     else:
         assert unit.norm() == 0.0
         assert not flat(unit).any()
+
+
+def test_dot_goes_over_long_tensors_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(boostershot.core.vector, "_PIECE", 2)
+    u = Vector((torch.arange(5.0), torch.full((2, 3), 2.0).T), 3.0)
+    assert u.dot(Vector((torch.arange(1.0, 6.0), torch.arange(6.0).reshape(2, 3).T))) == 3 * (40 + 2 * 15)
 
 
 @laws

@@ -4,6 +4,7 @@ import csv
 import json
 
 import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -130,6 +131,34 @@ def test_folder_as_the_hub_lays_it_out(tmp_path):
     assert [dict(record) for record in read_records(str(folder))] == ROWS
     assert len(load_harmful_prompts(str(folder), "test")) == 1
     assert "validation" in error(folder, "validation")
+
+
+def test_configuration_of_a_hub_data_set(tmp_path, monkeypatch):
+    folder = tmp_path / "org" / "data-set"
+    write(folder / "main" / "train.parquet", ROWS)
+    write(folder / "other" / "train.parquet", ROWS[:1])
+    configs = "".join(f"- {{config_name: {name}, data_files: {name}/train.parquet}}\n" for name in ("main", "other"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    monkeypatch.chdir(tmp_path)
+    assert [len(read_records(f"org/data-set:{name}")) for name in ("main", "other")] == [2, 1]
+    assert "third" in error("org/data-set:third")
+
+
+def test_one_file_of_a_hub_data_set(tmp_path, monkeypatch):
+    path = write(tmp_path / "rows.json", ROWS)
+    asked = []
+
+    def download(repo, file, repo_type):
+        asked.append((repo, file, repo_type))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert read_records("hf://datasets/org/data-set/folder/rows.json") == ROWS
+    assert asked == [("org/data-set", "folder/rows.json", "dataset")]
+    monkeypatch.undo()
+    assert "cannot be fetched" in error("hf://datasets/org/data-set/rows.json")
+    for source in ("hf://datasets/org/data-set", "hf://datasets/org/data-set/rows.xml"):
+        assert "expected hf://datasets/OWNER/NAME/FILE with one of .jsonl" in error(source)
 
 
 def test_source_that_is_nowhere():

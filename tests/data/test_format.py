@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from boostershot import InputError
 from boostershot.data.format import ALPACA, Format, collate
+from boostershot.data.rows import Completion
 from tiny import CHATML, tiny_tokenizer
 
 TOKENIZERS = {"chat": tiny_tokenizer(True), "alpaca": tiny_tokenizer(False)}
@@ -95,6 +96,17 @@ def test_long_prompt_names_the_row_and_empty_answer_too():
     assert len(form.tokenize("Hi", "there", name="row-7", max_length=length + 1).answer) == 1
     with pytest.raises(InputError, match="row-8: the answer is empty"):
         form.tokenize("Hi", "", name="row-8", max_length=100, end=False)
+
+
+@pytest.mark.parametrize("name", ["chat", "alpaca"])
+def test_fitting_rows_are_those_that_can_be_tokenised(name):
+    form = format_of(name)
+    rows = [Completion(str(n), "why é " * n, "there") for n in range(1, 40)]
+    for length in (len(form.prompt_ids(rows[20].prompt)), len(form.prompt_ids(rows[20].prompt)) + 1, 30, 400):
+        kept = form.fitting(rows, length)
+        assert kept == [row for row in rows if len(form.prompt_ids(row.prompt)) < length]
+        for row in kept:
+            form.tokenize(row.prompt, row.completion, name=row.id, max_length=length)
 
 
 def test_cut_keeps_whole_tokens():

@@ -57,6 +57,25 @@ def test_known_prompts_stay_where_they_are():
     assert [split_of(f"prompt {i}") for i in range(6)] == ["align", "attack", "align", "dev", "dev", "attack"]
 
 
+def test_repeated_prompts_stay_together_and_are_spread_over_their_split():
+    rows = [Row(f"question number {i % 300}", i) for i in range(900)]
+    parts = split_rows(rows, repeated=("align", "attack"))
+    assert set(overlaps(parts).values()) == {0}
+    distinct = split_rows(rows)
+    for name, part in parts.items():
+        assert len(part) == len(distinct[name]) * (3 if name in ("align", "attack") else 1)
+    first = parts["align"][:40]
+    assert len({row.prompt for row in first}) > 25  # not thirteen prompts, each three times
+
+
+def test_a_merged_share_changes_no_other_split():
+    rows = [Row(f"question number {i}") for i in range(300)]
+    plain, merged = split_rows(rows), split_rows(rows, merged={"test": "align"})
+    assert set(merged) == set(plain) - {"test"}
+    assert {row.prompt for row in merged["align"]} == {row.prompt for row in plain["align"] + plain["test"]}
+    assert all(merged[name] == plain[name] for name in ("attack", "dev", "calibration"))
+
+
 def test_shares_are_as_asked():
     parts = split_rows([Row(f"question number {i}") for i in range(4000)])
     for name, share in SPLITS.items():

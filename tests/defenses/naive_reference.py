@@ -1,6 +1,7 @@
 """Booster by plain autograd: the whole padded batch, full logits, functional parameters, nothing of boostershot."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,33 @@ def sft(model: nn.Module, align: Mapping[str, Tensor]) -> tuple[float, Params]:
     params = trainable(model)
     f = loss(model, params, align)
     return f.item(), dict(zip(params, torch.autograd.grad(f, list(params.values())), strict=True))
+
+
+def gradient(objective: Callable[[Params], Tensor], params: Params) -> tuple[float, Params]:
+    """A scalar function of the parameters and its gradient, in new tensors."""
+    leaves = {name: param.detach().clone().requires_grad_() for name, param in params.items()}
+    value = objective(leaves)
+    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return value.item(), dict(zip(leaves, found, strict=True))
+
+
+def walked(params: Params, direction: Params, by: float) -> Params:
+    """params + by * direction / |direction|, one norm over all tensors."""
+    norm = torch.cat([part.flatten() for part in direction.values()]).norm()
+    return {name: param.detach() + by * direction[name] / norm for name, param in params.items()}
+
+
+def attacked(model: nn.Module, params: Params, batches: Sequence[Mapping[str, Tensor]], alpha: float) -> Params:
+    """The weights after one normalised harmful step of length alpha on each batch."""
+    for batch in batches:
+        _, direction = gradient(partial(loss, model, batch=batch), params)
+        params = walked(params, direction, -alpha)
+    return params
+
+
+def plus(params: Params, other: Params, factor: float = 1.0) -> Params:
+    """params + factor * other."""
+    return {name: param + factor * other[name] for name, param in params.items()}
 
 
 def booster(

@@ -10,7 +10,7 @@ from torch import nn
 
 import boostershot as bs
 import boostershot.core.oracle
-from batches import random_batch
+from batches import batch_of, other_answers
 from boostershot.core.batch import Rows
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch
@@ -34,12 +34,30 @@ SETTINGS: dict[str, Defense] = {
     "gradient_ascent": bs.GradientAscent(lam=0.5, bound=None),
     "ctrap": bs.CTRAP(lam=0.5, alpha=0.1, token=4),
     "antibody": bs.Antibody(alpha=0.1),
+    "repnoise": bs.RepNoise(beta=5, alpha=0.5),
+    "crl": bs.CRL(benign_margin=2, layers=1),
+    "seam": bs.SEAM(beta=0.5, eps_per_weight=1e-3),
+    "sdd": bs.SDD(),
+    "booster(repnoise)": bs.Booster(lam=5, alpha=0.1, align=bs.RepNoise(beta=5, alpha=0.5)),
+    "tar": bs.TAR(lam=0.5, steps=3, every=2, lr=1e-3),
+    "tar, same": bs.TAR(
+        lam=0.5, steps=2, every=1, loss="nll", optimizer="normalized_sgd", alpha=0.1, inner="same", retain=0
+    ),
+    "patcher": bs.Patcher(steps=(3,), round=1, lr=(1e-3,), batches=2),
+    "patcher, drawn": bs.Patcher(
+        steps=(2,), round=1, lr=(1e-4, 1e-3), optimizers=("adamw", "sgd", "normalized_sgd"), adapter="drawn", batches=1
+    ),
+    "lox": bs.LoX(align=bs.Booster(lam=5, alpha=0.1)),
+    "noise_and_distil": bs.NoiseAndDistil(align=bs.LoX()),
     "sum": bs.Sum({"booster": bs.Booster(lam=5, alpha=0.1), "ascent": bs.GradientAscent(lam=0.5, bound=None)}),
     "booster(vaccine)": bs.Booster(lam=5, alpha=0.1, align=bs.Vaccine(rho=2.0)),
     "booster(sam)": bs.Booster(lam=5, alpha=0.1, align=bs.SAM(rho=0.1)),
     "sam(booster)": bs.SAM(rho=0.1, align=bs.Booster(lam=5, alpha=0.1)),
 }
-ROLES = {role: random_batch(seed=i) for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)}
+ROLES = {
+    role: batch_of(other_answers(seed=i))
+    for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)
+}
 
 every_defense = pytest.mark.parametrize("defense", SETTINGS.values(), ids=SETTINGS.keys())
 
@@ -178,7 +196,7 @@ def test_it_reads_the_roles_that_it_declares_and_no_other(defense):
 
     expected, state = outcome(ROLES)
     for role in ROLES:
-        gradient, other_state = outcome({**ROLES, role: random_batch(seed=9)})
+        gradient, other_state = outcome({**ROLES, role: batch_of(other_answers(seed=9))})
         same = state == other_state and all(torch.equal(a, b) for a, b in zip(gradient, expected, strict=True))
         assert same == (role not in defense.reads())
         without = Batch(**{other: Rows.of(rows) for other, rows in ROLES.items() if other != role})

@@ -6,11 +6,12 @@ from test_contracts import every_defense
 
 import boostershot as bs
 import boostershot.core.losses
-from batches import batch_of, random_rows, relative_difference
+from batches import batch_of, other_answers, relative_difference
 from tiny import tiny_gpt2
 
-ALIGN, HARMFUL = random_rows(seed=1), random_rows(seed=2)
-ALIGN[4] = (ALIGN[4][0], [-100] * len(ALIGN[4][0]))  # a micro-batch of one may have nothing to learn from
+ROLES = {role: other_answers(seed=i) for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)}
+for rows in (ROLES["align"], ROLES["harmful"]):
+    rows[4] = (rows[4][0], [-100] * len(rows[4][0]))  # a micro-batch of one may have nothing to learn from
 
 
 @pytest.fixture(params=["trie", "padded"])
@@ -23,8 +24,7 @@ def gradient(model, defense, micro_batch_size=None, **padding) -> list[torch.Ten
     step = bs.defense_gradient(
         model,
         defense,
-        align=batch_of(ALIGN, **padding),
-        harmful=batch_of(HARMFUL, **padding),
+        **{role: batch_of(rows, **padding) for role, rows in ROLES.items()},
         micro_batch_size=micro_batch_size,
     )
     return [*step.gradient.values(), torch.tensor([step.loss, *step.metrics.values()], dtype=torch.float64)]
@@ -32,10 +32,11 @@ def gradient(model, defense, micro_batch_size=None, **padding) -> list[torch.Ten
 
 def test_label_counts_are_uneven():
     # With even counts the mean of micro-batch means would pass for the mean over tokens.
-    counts = [sum(label != -100 for label in labels) for _, labels in ALIGN]
-    assert len(ALIGN) == 8
-    assert len(set(counts)) > 4
-    assert 0 in counts
+    for role in ("align", "harmful"):
+        counts = [sum(label != -100 for label in labels) for _, labels in ROLES[role]]
+        assert len(counts) == 8
+        assert len(set(counts)) > 4
+        assert 0 in counts
 
 
 @every_defense

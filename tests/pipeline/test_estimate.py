@@ -1,7 +1,10 @@
 """The plan and the estimate: every stage once, passes as declared."""
 
+import pytest
+
 from boostershot.config import load_recipe
-from boostershot.pipeline.estimate import multiply_speed, planned, seconds_here
+from boostershot.pipeline.estimate import in_words, multiply_speed, planned, seconds_here
+from boostershot.pipeline.grid import plan
 
 
 def test_the_quickstart_plan_has_each_stage_once_and_counts_passes():
@@ -11,6 +14,36 @@ def test_the_quickstart_plan_has_each_stage_once_and_counts_passes():
     names = [stage.what.partition(":")[0] for stage in stages]
     assert names == ["data", "calibrate", "evaluate", *["immunize", "evaluate", "attack", "evaluate"] * 2]
     assert sum(stage.passes for stage in stages) == (10 + 5) + (30 + 5)
+
+
+def test_a_fraction_of_a_pass_counts_and_is_told_readably():
+    recipe = load_recipe("quickstart", ["defenses={t: {method: t_vaccine}}", "immunize.steps=1000"])
+    (stage,) = [stage for stage in planned(recipe) if stage.what.startswith("immunize")]
+    assert stage.passes == pytest.approx(2005)
+    assert "1,000 steps of 2.005 passes over 8 rows" in stage.what
+    assert f"{2005 + 20:,} forward-backward passes" in plan(recipe)[-1]
+
+
+def test_the_plan_tells_steps_passes_and_tokens_and_the_scale():
+    *stages, total = plan(load_recipe("quickstart"))
+    assert all(line.endswith(" tokens") for line in stages)
+    assert f"{len(stages)} stages, 168 optimiser steps, 296 forward-backward passes" in total
+    small = plan(load_recipe("quickstart", ["scale=0.25"]))
+    assert small[0] == "at scale 0.25 of the recipe's samples and steps"
+    assert "42 optimiser steps, 74 forward-backward passes" in small[-1]
+
+
+def test_an_attack_that_two_labels_share_is_planned_once():
+    mix = "{method: harmful-mix, p: 0.2, n: 160, lr: 2e-4, steps: 20, adapter: %s}"
+    attacks = ", ".join(f"{name}: {mix % name}" for name in ("published", "continue", "fresh"))
+    recipe = load_recipe("quickstart", [f"attacks={{{attacks}}}"])
+    told = [stage.what for stage in planned(recipe) if stage.what.startswith("attack")]
+    assert len(told) == 4
+    assert "published and fresh (fresh)" in told[0] and "published and continue (continue)" in told[2]
+
+
+def test_tokens_in_words():
+    assert [in_words(n) for n in (0, 940, 15_750, 3.2e6, 4.1e10)] == ["0", "940", "15.8 k", "3.2 M", "41 G"]
 
 
 def test_a_control_that_is_not_judged_is_not_scored():

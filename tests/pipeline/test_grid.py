@@ -128,10 +128,10 @@ def test_a_stage_that_fails_leaves_the_others_and_is_in_the_table(folder, monkey
 
     whole = Stages.attacked
 
-    def broken(self, label, immunized, seed):
+    def broken(self, label, *rest):
         if label == "mix/fresh":
             raise RuntimeError("made to fail")
-        return whole(self, label, immunized, seed)
+        return whole(self, label, *rest)
 
     monkeypatch.setattr(Stages, "attacked", broken)
     target = folder / "broken"

@@ -205,10 +205,15 @@ def test_it_states_data_judge_cost_and_how_to_repeat(grid_run):
     assert ["calibration", "100"] in tables["Prompts in each split"]
     assert ["align and attack", "0"] in tables["Prompts that two splits share"]
     assert tables["Errors of the judge offline"][3][:4] == ["refusal, unseen", "100", "4", "4.0 [1.6, 9.8]"]
-    assert tables["Cost of each defense"][2][:5] == ["Booster", "3.0", "3.00×", "5.75", "2.95×"]
+    assert tables["Cost of each defense"][2][:5] == ["Booster", "3", "3.00×", "5.75", "2.95×"]
     for text in ("boostershot run recipe.yaml", "lr: 0.0005", "5f3a5f3a", "torch", "threshold 0.620"):
         assert text in page
     assert page.count("Holds here") + page.count("Not shown here") == 5 and "Not measured" in page
+
+
+def test_a_fraction_of_a_pass_is_told(small_run):
+    rewrite(small_run, "results.json", lambda results: [c.update(passes_per_step=2.005) for c in results["costs"]])
+    assert {row[1] for row in Tables(written(small_run)).found["Cost of each defense"][1:]} == {"2.005"}
 
 
 def test_shared_prompts_are_a_caveat(small_run):

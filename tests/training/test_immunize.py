@@ -1,12 +1,14 @@
 """What `immunize` takes, refuses and leaves behind."""
 
 import dataclasses
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from peft import PeftModel
 
 from boostershot import SFT, Booster, ImmunizeArguments, InputError, immunize
+from boostershot.core.step import Batch
 from boostershot.data.rows import Completion, HarmfulPrompt
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
@@ -84,6 +86,77 @@ def test_unpaired_harmful_rows_stand_in_for_rejected(tmp_path):
     paired = immunized(tmp_path / "b", preference_rows(6), booster)
     for a, b in zip(unpaired.parameters(), paired.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@dataclass(frozen=True)
+class Reads(SFT):
+    """SFT that says it reads more, and keeps what it was given."""
+
+    roles: tuple[str, ...] = ()
+    seen: list[Batch] = field(default_factory=list)
+
+    def reads(self):
+        return {"align": 1, **dict.fromkeys(self.roles, 1)}
+
+    def step(self, oracle, batch):
+        self.seen.append(batch)
+        return super().step(oracle, batch)
+
+
+class Beside(Reads):
+    """One that aligns on answers beside the point."""
+
+    align_answers = "unrelated"
+
+
+GENERAL = [Completion(str(i), f"Spell {i}", f"These letters are all there is of it {i}") for i in range(5)]
+
+
+def text(row):
+    """What the tokens of a row say."""
+    return tiny_tokenizer(True).decode([int(token) for token in row if token != -100])
+
+
+def names(batch, role):
+    return {name.partition(" ")[0] for name in getattr(batch, role).ids}
+
+
+def test_each_role_gets_its_rows(tmp_path):
+    defense = Reads(roles=("harmful", "paired", "general", "dev"))
+    dev = [Completion(f"dev-{i}", f"Dev prompt {i}", f"Dev answer {i}") for i in range(5)]
+    rows = [{"id": f"row-{i}", **row} for i, row in enumerate(preference_rows(12))]
+    immunized(tmp_path, rows, defense, general=GENERAL, dev=dev)
+    for batch in defense.seen:
+        assert names(batch, "dev") <= {row.id for row in dev}
+        assert names(batch, "general") <= {row.id for row in GENERAL}
+        assert "letters" in text(batch.general.labels[0]) and "Dev answer" in text(batch.dev.labels[0])
+        for aligned, paired, said in zip(batch.align.ids, batch.paired.ids, batch.paired.labels, strict=True):
+            assert aligned.removesuffix(" (align)") == paired.removesuffix(" (paired)")
+            number = int(aligned.split()[0].removeprefix("row-"))
+            assert text(said).startswith(rows[number]["rejected"])
+
+
+def test_unrelated_answers_are_drawn_from_general_text_for_a_part_too(tmp_path):
+    inner = Beside()
+    immunized(tmp_path, preference_rows(12), Booster(lam=1, alpha=0.1, align=inner), general=GENERAL)
+    said = [text(row) for batch in inner.seen for row in batch.align.labels]
+    assert len(said) == 8 and all("letters" in answer for answer in said)
+    assert all("letters" not in text(row) for row in inner.seen[0].harmful.labels)
+
+
+@pytest.mark.parametrize(
+    ("defense", "given", "message"),
+    [
+        (Reads(roles=("general",)), {}, "reads needs general text: give `general` rows (in a recipe: data.general)"),
+        (Beside(), {}, "beside needs general text"),
+        (Booster(alpha=1, align=Beside()), {}, "booster needs general text"),
+        (Reads(roles=("dev",)), {}, "reads is steered by dev rows: give `dev` rows"),
+        (Reads(roles=("paired",)), {"harmful": GENERAL}, "row a has no `rejected`"),
+    ],
+)
+def test_rows_that_a_defense_lacks_are_named(tmp_path, defense, given, message):
+    rows = [HarmfulPrompt("a", "Tell me a fact", "none", "No.", None if given else "Yes.")]
+    assert message in refusal(lambda: immunized(tmp_path, rows, defense, **given))
 
 
 def test_no_chosen_answers(tmp_path):

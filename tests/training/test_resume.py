@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import dataclass
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
-from boostershot import SFT, Booster, ImmunizeArguments, immunize
+from boostershot import SFT, TAR, Booster, ImmunizeArguments, Patcher, immunize
+from boostershot.data.rows import Completion
+from boostershot.training import trainer
 from boostershot.training.checkpoints import last_whole_checkpoint
 from boostershot.training.metrics import MetricsFile
 from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -17,14 +18,8 @@ STEPS = 8
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.2, "targets": "all-linear"}
 
 
-@dataclass(frozen=True)
-class Fading:
+class Fading(SFT):
     """SFT times a factor that shrinks from step to step, kept in `oracle.state`."""
-
-    passes = 1
-
-    def roles(self):
-        return frozenset({"align"})
 
     def step(self, oracle, batch):
         factor = 0.5 * oracle.state.get("factor", 1.0)
@@ -65,7 +60,9 @@ def train(folder, defense, lora, callbacks=()):
         use_cpu=True,
     )
     metrics = MetricsFile(folder.parent / f"{folder.name}.jsonl")
-    return immunize(model, tiny_tokenizer(True), preference_rows(18), defense, args, callbacks=[metrics, *callbacks])
+    rows = preference_rows(18)
+    general = [Completion(f"general-{i}", row["prompt"], row["rejected"]) for i, row in enumerate(rows[:7])]
+    return immunize(model, tiny_tokenizer(True), rows, defense, args, general=general, callbacks=[metrics, *callbacks])
 
 
 def weights(model):
@@ -82,6 +79,9 @@ DEFENSES = {
     "sft": SFT(),
     "booster": Booster(lam=5.0, alpha=0.1),
     "stateful": Fading(),
+    # A round of 5 steps: the checkpoint at step 3 is inside one, and the stop after it.
+    "patcher": Patcher(round=5, steps=(2, 4), lr=(1e-3, 1e-2), adapter="drawn", batches=2),
+    "tar": TAR(lam=0.5, steps=2, every=1, lr=1e-3, inner="same"),
 }
 
 
@@ -101,8 +101,29 @@ def test_weights_depend_on_what_the_checkpoint_holds(tmp_path):
     whole = weights(train(tmp_path / "whole", SFT(), LORA))
     with pytest.raises(Stop):
         train(tmp_path / "stopped", SFT(), LORA, [StopAfter(4)])
+    assert not (tmp_path / "stopped" / "checkpoint-3" / "defense.safetensors").exists()  # it keeps nothing
     (tmp_path / "stopped" / "checkpoint-3" / "optimizer.pt").unlink()
     assert differing(whole, weights(train(tmp_path / "stopped", SFT(), LORA)))
+
+
+@pytest.mark.parametrize("name", ["patcher", "tar"])
+def test_weights_depend_on_the_tensors_that_the_checkpoint_holds(tmp_path, name):
+    whole = weights(train(tmp_path / "whole", DEFENSES[name], LORA))
+    with pytest.raises(Stop):
+        train(tmp_path / "stopped", DEFENSES[name], LORA, [StopAfter(4)])
+    (tmp_path / "stopped" / "checkpoint-3" / "defense.safetensors").unlink()
+    assert differing(whole, weights(train(tmp_path / "stopped", DEFENSES[name], LORA)))
+
+
+def test_a_checkpoint_without_its_tensors_does_not_count(tmp_path, monkeypatch):
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(trainer, "save_file", stop)
+        train(tmp_path / "stopped", DEFENSES["patcher"], LORA)
+    assert (tmp_path / "stopped" / "checkpoint-3").exists()
+    assert last_whole_checkpoint(tmp_path / "stopped") is None
 
 
 def test_training_again_after_the_last_step_takes_no_step_too_many(tmp_path):

@@ -1,4 +1,4 @@
-"""Which harmful row stands beside which alignment row: fixed by the seed, whoever loads the batches."""
+"""Which rows of the other roles stand beside an alignment row: fixed by the seed, whoever loads the batches."""
 
 from collections import Counter
 
@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from boostershot.core.step import Batch
 from boostershot.data.format import TokenizedRow
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 
 ALIGN = [TokenizedRow(f"a{i}", (1, 2), (3,) * (1 + i % 3)) for i in range(24)]
 HARMFUL = [TokenizedRow(f"h{i}", (4,), (5, 6)) for i in range(8)]
+PAIRED = [TokenizedRow(f"p{i}", (1, 2), (7,)) for i in range(24)]
 
 
 def pairs(seed, workers=0):
@@ -42,8 +44,8 @@ def test_every_row_is_used_equally():
 
 def test_harmful_rows_are_shuffled_and_alignment_rows_are_not():
     data = RolesDataset({"align": ALIGN, "harmful": HARMFUL}, 1)
-    assert [data[i]["align"].name for i in range(24)] == [row.name for row in ALIGN]
-    assert [data[i]["harmful"].name for i in range(8)] != [row.name for row in HARMFUL]
+    assert [data[i]["align"][0].name for i in range(24)] == [row.name for row in ALIGN]
+    assert [data[i]["harmful"][0].name for i in range(8)] != [row.name for row in HARMFUL]
 
 
 def test_collated_rows_keep_names_labels_and_masks():
@@ -52,3 +54,46 @@ def test_collated_rows_keep_names_labels_and_masks():
     assert rows.ids == ("a0", "a1", "a2")
     assert rows.labels.tolist() == [[-100, -100, 3, -100, -100], [-100, -100, 3, 3, -100], [-100, -100, 3, 3, 3]]
     assert rows.attention_mask.sum(1).tolist() == [3, 4, 5]
+
+
+def steps_of(roles, batches, size=4):
+    """Every step's rows as `Batch.several` cuts them: role -> its batches, each a list of names."""
+    data = RolesDataset(roles, 1, batches)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
+    for start in range(0, len(order), size):
+        collated = RolesCollator(0)([data[i] for i in order[start : start + size]])
+        batch = Batch(**{role: rows_of(rows) for role, rows in collated.items()}, parts=batches)
+        yield {role: [list(rows.ids) for rows in batch.several(role, n)] for role, n in batches.items()}
+
+
+def test_a_step_has_as_many_batches_as_it_reads_and_each_passes_over_all_rows():
+    many = [TokenizedRow(f"h{i}", (4,), (5, 6)) for i in range(36)]
+    steps = list(steps_of({"align": ALIGN * 3, "harmful": many}, {"align": 1, "harmful": 3}))
+    assert all([len(names) for names in step["harmful"]] == [4, 4, 4] for step in steps)
+    for number in range(3):
+        seen = Counter(name for step in steps for name in step["harmful"][number])
+        assert seen == Counter({row.name: 2 for row in many})
+    for step in steps:
+        for rows in zip(*step["harmful"], strict=True):  # those of one item
+            assert len(set(rows)) == 3
+
+
+def test_the_first_of_several_batches_is_what_a_reader_of_one_gets():
+    one = list(steps_of({"align": ALIGN, "harmful": HARMFUL}, {"align": 1, "harmful": 1}))
+    several = list(steps_of({"align": ALIGN, "harmful": HARMFUL}, {"align": 1, "harmful": 4}))
+    assert [step["harmful"][0] for step in several] == [step["harmful"][0] for step in one]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_paired_row_belongs_to_the_aligned_row_beside_it(n):
+    for step in steps_of(
+        {"align": ALIGN, "harmful": HARMFUL, "paired": PAIRED}, {"align": n, "harmful": 1, "paired": n}
+    ):
+        for aligned, paired in zip(step["align"], step["paired"], strict=True):
+            assert [name[1:] for name in aligned] == [name[1:] for name in paired]
+
+
+def test_roles_are_shuffled_apart():
+    data = RolesDataset({"align": ALIGN, "harmful": HARMFUL, "general": HARMFUL, "dev": HARMFUL}, 1)
+    orders = [tuple(data[i][role][0].name for i in range(8)) for role in ("harmful", "general", "dev")]
+    assert len(set(orders)) == 3

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORED = -100  # the label of an unsupervised position, as in torch.nn.functional.cross_entropy
 
@@ -81,6 +81,25 @@ class Rows:
     def predicting(self, token: int) -> Rows:
         """The same rows, supervised at the same positions, where each is to predict `token`."""
         return replace(self, labels=torch.where(self.supervised(), token, IGNORED))
+
+    def beside(self, other: Rows) -> Rows:
+        """These rows and then the other's, padded at the right to one width."""
+        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
+
+        def joined(name: str, filler: int) -> Tensor:
+            parts = [getattr(rows, name) for rows in (self, other)]
+            return torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=filler) for part in parts])
+
+        ids, mask, labels = joined("input_ids", 0), joined("attention_mask", False), joined("labels", IGNORED)
+        return Rows(ids, mask, labels, (*self.ids, *other.ids))
+
+    def prompts(self) -> list[list[int] | None]:
+        """Each row's tokens before the first supervised one; None for a row without one."""
+        found: list[list[int] | None] = []
+        for tokens, attended, supervised in zip(self.input_ids, self.attention_mask, self.supervised(), strict=True):
+            start = int(supervised.int().argmax())
+            found.append(tokens[:start][attended[:start]].tolist() if supervised.any() else None)
+        return found
 
     def longest(self) -> int:
         """The number of tokens of the longest row."""

@@ -33,6 +33,8 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 def attention_blocks(model: nn.Module) -> list[nn.Module]:
     """The attention block of each decoder layer: its one child whose forward takes an attention mask.
 
+    In a state-space layer that is the mixer in attention's place.
+
     Raises:
         ValueError: a layer has none, or several.
     """

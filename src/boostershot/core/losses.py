@@ -20,6 +20,11 @@ def token_losses(model: nn.Module, layout: Layout) -> Tensor:
     """-log p(target) at each supervised position, shape [n], in float32 (float64 for a float64 model)."""
     if layout.positions.numel() == 0:
         return torch.zeros(0, device=layout.positions.device)
+    return nn.functional.cross_entropy(token_logits(model, layout), layout.targets, reduction="none")
+
+
+def token_logits(model: nn.Module, layout: Layout) -> Tensor:
+    """The logits at each supervised position, of which there is one at least: [n, vocabulary], as `token_losses`."""
     with projecting_only(model, layout.positions):
         logits = model(**layout.inputs, use_cache=False).logits
     if logits.shape[:2] != (1, layout.positions.numel()):
@@ -27,8 +32,7 @@ def token_losses(model: nn.Module, layout: Layout) -> Tensor:
             f"{type(model).__name__} does not compute its logits by calling its output embedding on the hidden "
             "states; such a model is not supported"
         )
-    logits = logits[0] if logits.dtype == torch.float64 else logits[0].float()
-    return nn.functional.cross_entropy(logits, layout.targets, reduction="none")
+    return logits[0] if logits.dtype == torch.float64 else logits[0].float()
 
 
 @contextmanager

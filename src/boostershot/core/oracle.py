@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from boostershot.core.batch import Layout, Rows, padded
-from boostershot.core.losses import lay_out, token_losses
+from boostershot.core.losses import lay_out, text_config, token_losses
 from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector, excursion
 
 TokenLoss = Callable[[nn.Module, Layout], Tensor]  # one value for each supervised position, shape [n]
 Reading = Callable[[nn.Module, Layout], Tensor]  # hidden states at each supervised position, shape [n, ...]
 FORWARD = 1 / 3  # of a forward-backward pass: the backward costs two forwards
+_NO_SECOND_DERIVATIVE = ("derivative", "differentiate", "does not require grad", "not implemented", "checkpoint")
 
 
 class NonFiniteError(FloatingPointError):
@@ -68,7 +69,7 @@ class Oracle:
         self.tokens = 0  # tokens that the model read in them
         self.untouched: frozenset[str] = frozenset()  # trainable parameters that this step leaves out
         self._micro_batch = 0
-        self._excursions = 0
+        self._homes: list[list[Tensor]] = []  # of each excursion within another, the weights it began with
         self._uses: dict[str, int] | None = None
         self._kept: dict[str, Step] = {}
 
@@ -106,15 +107,14 @@ class Oracle:
         return self._finite(Step(self._summed(value), self._reduced(gradient)), suspects or rows.ids)
 
     def loss(self, rows: Rows, loss: TokenLoss | None = None) -> float:
-        """The mean loss alone, as in `gradient`."""
+        """The mean loss alone, as in `gradient`, and with its errors."""
         loss = loss or token_losses
         supervised, value = self._supervised(rows), 0.0
         with torch.no_grad():
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
                     value += (loss(self.model, self._lay_out(micro)).sum() / supervised).item()
-        self.passes += FORWARD
-        return self._summed(value)
+        return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD).loss
 
     def hessian_times(self, rows: Rows, direction: Vector) -> Vector:
         """The Hessian of the mean loss at these weights times a vector, by double backward.
@@ -124,11 +124,16 @@ class Oracle:
         Raises:
             ValueError: an operation of the model has no second derivative.
         """
+        attention = getattr(text_config(self.model), "_attn_implementation", None)
+        if attention not in (None, "eager", "sdpa"):  # kernels of their own may leave terms out without a word
+            raise _no_second_derivative(self.model, f"{attention} attention")
         supervised = self._supervised(rows)
         with self._collecting() as collected, sdpa_kernel(SDPBackend.MATH):
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
                     loss = token_losses(self.model, self._lay_out(micro)).sum() / supervised
+                if not loss.requires_grad:  # no token of these rows is supervised
+                    continue
                 try:
                     first = torch.autograd.grad(
                         loss, self.params, create_graph=True, allow_unused=True, materialize_grads=True
@@ -136,12 +141,8 @@ class Oracle:
                     products = (torch.sum(a * b) for a, b in zip(first, direction.parts, strict=True))
                     (direction.scale * sum(products, torch.zeros((), device=loss.device))).backward()
                 except RuntimeError as error:
-                    if "derivative" in str(error) or "not implemented" in str(error) or "checkpoint" in str(error):
-                        raise ValueError(
-                            f"{type(self.model).__name__} has an operation without a second derivative "
-                            f"({str(error).splitlines()[0]}); load it with attn_implementation='eager' and without "
-                            "activation checkpointing, or use the first-order method"
-                        ) from None
+                    if any(words in str(error) for words in _NO_SECOND_DERIVATIVE):
+                        raise _no_second_derivative(self.model, str(error).splitlines()[0]) from None
                     raise
             product = self._reduced(collected())
         self.passes += 2
@@ -164,7 +165,7 @@ class Oracle:
     def shared_gradient(self, batch: Batch, role: str) -> Step:
         """`gradient` of a role's rows; at the home weights it is computed once and kept while others will ask."""
         rows = batch.need(role)
-        if self._excursions or not self._uses or self._uses.get(role, 0) < 1:
+        if self._homes or not self._uses or self._uses.get(role, 0) < 1:
             return self.gradient(rows)
         self._uses[role] -= 1
         step = self._kept.pop(role, None) or self.gradient(rows)
@@ -177,16 +178,16 @@ class Oracle:
     @contextmanager
     def away(self) -> Iterator[None]:
         """Within, the weights may be changed at will; after, they are what they were, bit for bit."""
-        self._excursions += 1
-        try:
-            with excursion(self.params):
+        with excursion(self.params) as home:
+            self._homes.append(home)
+            try:
                 yield
-        finally:
-            self._excursions -= 1
+            finally:
+                self._homes.pop()
 
     def shift(self, direction: Vector, by: float) -> None:
         """w += by * direction, in place; only `away`."""
-        if not self._excursions:
+        if not self._homes:
             raise RuntimeError("the weights are shifted outside an excursion; they would not come back")
         with torch.no_grad():
             torch._foreach_add_(
@@ -211,12 +212,11 @@ class Oracle:
             yield
 
     def remember_start(self) -> None:
-        """Keep the present weights as the start, unless there is one."""
-        for name, param in zip(self.names, self.params, strict=True):
+        """Keep the weights as the start, unless there is one; those at home, wherever this is called."""
+        home = self._homes[0] if self._homes else self.params
+        for name, weights in zip(self.names, home, strict=True):
             if f"start/{name}" not in self.tensors:
-                if self._excursions:
-                    raise RuntimeError("the start is remembered at the home weights only")
-                self.tensors[f"start/{name}"] = param.detach().clone()
+                self.tensors[f"start/{name}"] = weights.detach().clone()
 
     @contextmanager
     def leaving_out(self, names: frozenset[str]) -> Iterator[None]:
@@ -240,6 +240,9 @@ class Oracle:
         """
         supervised, value, parts = self._supervised(rows), 0.0, list[Tensor]()
         for i, micro in enumerate(rows.split(self.micro_batch_size)):
+            if not micro.supervised().any():  # the model does not run on such rows, and `nudged` asks for none of these
+                parts.extend(torch.zeros(0, device=self.params[0].device) for _ in modules)
+                continue
             outputs: dict[int, Tensor] = {}
             with self._forward(i), rewriting(modules, lambda k, out, found=outputs: found.setdefault(k, _leaf(out))):
                 loss = token_losses(self.model, self._lay_out(micro, in_rows=True)).sum() / supervised
@@ -260,35 +263,49 @@ class Oracle:
         with rewriting(modules, add):
             yield
 
-    def features(self, rows: Rows, read: Reading) -> Tensor:
-        """What `read` finds at all supervised positions of all rows, without a gradient: [n, ...]."""
+    def features(self, rows: Rows, read: Reading, batches: int = 1) -> Tensor:
+        """What `read` finds at all supervised positions of all rows, without a gradient: [n, ...].
+
+        Args:
+            rows: what the model reads.
+            read: gives what it finds at the supervised positions of a layout, in their order.
+            batches: how many batches the rows are, for the count of passes.
+        """
         found = []
         with torch.no_grad():
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
                     found.append(read(self.model, self._lay_out(micro)))
-        self.passes += FORWARD
+        self.passes += batches * FORWARD
         return torch.cat(found)
 
-    def gradient_of_features(self, rows: Rows, read: Reading, objective: Callable[[Tensor], Tensor]) -> Step:
+    def gradient_of_features(
+        self, rows: Rows, read: Reading, objective: Callable[[Tensor], Tensor], batches: int = 1
+    ) -> Step:
         """A loss of the whole batch's features that is no sum over rows, and its gradient.
 
         Over several micro-batches the features are computed first, then pulled back with the objective's gradient in
         them, so that the result does not depend on the micro-batch size.
 
+        Args:
+            rows, read, batches: as for `features`.
+            objective: of all rows' features, in the rows' order; computed once, in full precision.
+
         Raises:
-            ValueError: there are several processes; each would see its own rows only.
+            ValueError: no token is supervised, or there are several processes; each would see its own rows only.
         """
+        self._supervised(rows)
         if dist.is_initialized() and dist.get_world_size() > 1:
             raise ValueError("this defence compares the rows of a whole batch with each other; use one process")
         micros = rows.split(self.micro_batch_size)
         with self._collecting() as collected:
             if len(micros) == 1:
                 with self._forward(0):
-                    value = objective(read(self.model, self._lay_out(rows)))
+                    features = read(self.model, self._lay_out(rows))
+                value = objective(features)
                 value.backward()
             else:
-                features = self.features(rows, read).requires_grad_()
+                features = self.features(rows, read, batches).requires_grad_()
                 value = objective(features)
                 (pull,) = torch.autograd.grad(value, features)
                 start = 0
@@ -297,9 +314,9 @@ class Oracle:
                         part = read(self.model, self._lay_out(micro))
                     torch.sum(part * pull[start : start + len(part)]).backward()
                     start += len(part)
-                self.passes -= FORWARD
+                self.passes -= batches * FORWARD
             gradient = collected()
-        return self._finite(Step(value.item(), gradient), rows.ids)
+        return self._finite(Step(value.item(), gradient), rows.ids, passes=batches)
 
     # --- randomness and processes -----------------------------------------------------------------------------
 
@@ -395,6 +412,13 @@ def rewriting(modules: Sequence[nn.Module], rewrite: Callable[[int, Tensor], Ten
 def _leaf(out: Tensor) -> Tensor:
     """The output itself, or a leaf in its place where no trainable weight comes before it."""
     return out if out.requires_grad else out.detach().requires_grad_()
+
+
+def _no_second_derivative(model: nn.Module, culprit: str) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} has an operation without a second derivative ({culprit}); load it with "
+        "attn_implementation='eager' and without activation checkpointing, or use the first-order method"
+    )
 
 
 def _number(text: str) -> int:

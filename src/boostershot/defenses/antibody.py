@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
@@ -42,8 +42,8 @@ class Antibody(Defense):
         "lam_t = max(0, xi - dot(grad s, grad f) / |grad s|^2)",
         idea="The bracket is to fall at a set rate at every step, with as little disturbance of f as that needs, and "
         "refusal is to survive the simulated attack.",
-        follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The fine-tuning "
-        "stage (weights on the user's rows) is not an alignment-stage defence.",
+        follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The "
+        "fine-tuning stage (weights on the user's rows) is not an alignment-stage defence.",
         example={"alpha_per_weight": 2e-5},
         hyper_parameters={
             "xi": HyperParameter(
@@ -69,9 +69,11 @@ class Antibody(Defense):
     def cost(self) -> Cost:
         """h at w and w', f at w, and at w' where it counts; the bracket waits while f is computed."""
         align = self.align.cost
-        refusing = align.passes if self.lam_refuse else 0
-        memory = 2 + (1 if self.lam_refuse else 0) + align.memory
-        return Cost(1 + refusing, {"harmful": 1}, memory).then(Cost(align.own, align.shared, memory - 1))
+        bracket = Cost(1, {"harmful": 1}, memory=2)
+        if not self.lam_refuse:
+            return bracket.then(align)
+        refusing = Cost(1 + align.passes, {"harmful": 1}, memory=3 + align.memory)  # beside h, h' and the copy of w
+        return refusing.then(replace(align, memory=1 + align.memory))  # its gradient waits, as the bracket does
 
     def reads(self) -> dict[str, int]:
         """What `align` reads, and harmful rows."""
@@ -90,12 +92,10 @@ class Antibody(Defense):
             f = self.align.step(oracle, batch)
         lam = self.weight(bracket, f)
         total = f + lam * bracket
-        log = {"refusal_loss_moved": refusal.loss / self.lam_refuse} if refusal is not None else {}
-        alignment = f.metrics.get("alignment_loss")
+        log = {}
         if refusal is not None:
-            total = total + refusal
-        if alignment is not None:
-            log["alignment_loss"] = alignment  # the one at w
+            log["refusal_loss_moved"] = refusal.loss / self.lam_refuse
+            total = refusal + total  # in this order: of a metric that both have, the one at w counts
         return total.log(
             harmful_loss=h.loss,
             harmful_loss_moved=h_moved.loss,

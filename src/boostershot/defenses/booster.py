@@ -20,8 +20,8 @@ class TargetReduction:
     """Steers lam (or alpha) so that the harmful loss reduction on the dev split reaches a target.
 
     Every `every` steps the reduction r that a step of the given alpha brings on dev rows is measured, and a factor on
-    lam (or alpha) is multiplied by exp(rate * (r / target_reduction - 1)): too large a reduction strengthens the
-    regulariser. The factor stays within [1 / widest, widest] and is saved in the checkpoint.
+    lam (or alpha) is multiplied by exp(rate * min(1, r / target_reduction - 1)): too large a reduction strengthens
+    the regulariser. The factor stays within [1 / widest, widest] and is saved in the checkpoint.
 
     Raises:
         ValueError: a value is out of range.
@@ -43,7 +43,7 @@ class TargetReduction:
 
     def next_factor(self, factor: float, reduction: float) -> float:
         """The factor after one measurement."""
-        push = self.rate * (reduction / self.target_reduction - 1)
+        push = self.rate * min(1.0, reduction / self.target_reduction - 1)  # one reading counts alike up and down
         limit = math.log(self.widest)
         return math.exp(min(limit, max(-limit, math.log(factor) + push)))
 
@@ -167,13 +167,14 @@ class Booster(Regularizer):
         if self.schedule is None:
             return self.lam, alpha, {}
         key = f"factor of {self!r}"
-        factor, log = float(oracle.state.get(key, 1.0)), {}
-        if oracle.step % self.schedule.every == 0:
+        (factor, measured), log = oracle.state.get(key, (1.0, None)), {}
+        if oracle.step % self.schedule.every == 0 and measured != oracle.step:  # SAM takes this step twice
             rows = batch.need("dev")
             h = oracle.gradient(rows)
             with oracle.moved(h.gradient.unit(), by=-alpha):
                 reduction = h.loss - oracle.loss(rows)
-            factor = oracle.state[key] = self.schedule.next_factor(factor, reduction)
+            factor = self.schedule.next_factor(factor, reduction)
+            oracle.state[key] = [factor, oracle.step]
             log["dev_harmful_loss_reduction"] = reduction
         if self.schedule.steer == "lam":
             return self.lam * factor, alpha, {**log, "lam": self.lam * factor}

@@ -22,7 +22,8 @@ class CTRAP(Regularizer):
         token: the id of that token; the model's end-of-sequence token if not given.
 
     Raises:
-        ValueError: as for `Booster`; in `step`, no token is given and the model's configuration names none.
+        ValueError: as for `Booster`; in `step`, no token is given and the model's configuration names none, or the
+            model has no such token.
     """
 
     lam: float = 0.1
@@ -90,4 +91,6 @@ class CTRAP(Regularizer):
         token = token[0] if isinstance(token, list) else token
         if token is None:
             raise ValueError("ctrap: the model's configuration names no end-of-sequence token; give `token`")
+        if token >= (size := text_config(oracle.model).vocab_size):
+            raise ValueError(f"ctrap: token is {token}; expected one of this model's {size}, from 0 on")
         return token

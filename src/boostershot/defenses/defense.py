@@ -35,18 +35,16 @@ class Cost:
         """All passes of the step."""
         return self.own + len(self.shared)
 
-    @property
-    def peak(self) -> float:
-        """`memory`, and a copy of each gradient that several parts read."""
-        return self.memory + sum(uses > 1 for uses in self.shared.values())
-
     def then(self, other: Cost) -> Cost:
-        """The cost of two terms of a sum, computed one after the other: one gradient waits for the other."""
+        """The cost of two terms of a sum, computed one after the other.
+
+        The first one's gradient waits for the second; a gradient that both read is copied for the second.
+        """
         words = "; ".join(dict.fromkeys(text for text in (self.activations, other.activations) if text))
         return Cost(
             self.own + other.own,
             Counter(self.shared) + Counter(other.shared),
-            max(self.memory, 1 + other.memory),
+            max(self.memory + len(self.shared.keys() & other.shared.keys()), 1 + other.memory),
             words,
         )
 
@@ -75,6 +73,14 @@ class Defense(ABC):
     def passes(self) -> float:
         """Forward-backward passes over a batch in one step."""
         return self.cost.passes
+
+    def answers(self) -> Literal["chosen", "unrelated"]:
+        """What the `align` rows of a step answer."""
+        return self.align_answers
+
+    def needs(self) -> frozenset[str]:
+        """The kinds of rows that must be there: those that a step reads, and those that its rows are made of."""
+        return frozenset(self.reads()) | ({"general"} if self.answers() == "unrelated" else set())
 
 
 class Regularizer(Defense):
@@ -108,6 +114,10 @@ class Regularizer(Defense):
     def reads(self) -> dict[str, int]:
         """What the term reads, and what `align` does."""
         return most(self.align.reads(), self.term_reads() if self.active else {})
+
+    def answers(self) -> Literal["chosen", "unrelated"]:
+        """As `align` wants them."""
+        return self.align.answers()
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """`align` plus the term, which comes first: `align` then runs beside one gradient."""

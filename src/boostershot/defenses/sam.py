@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
-from boostershot.defenses.defense import Cost, Defense
-from boostershot.defenses.length import check_length, length
+from boostershot.defenses.defense import Cost, Defense, check
+from boostershot.defenses.length import length
 from boostershot.defenses.sft import SFT
 
 
@@ -54,7 +54,7 @@ class SAM(Defense):
     def __post_init__(self) -> None:
         if (self.rho is None) == (self.rho_per_weight is None):
             raise ValueError("sam takes exactly one of rho and rho_per_weight")
-        check_length("sam", self.rho, self.rho_per_weight)
+        check("sam", rho=self.rho, rho_per_weight=self.rho_per_weight)
 
     @property
     def cost(self) -> Cost:

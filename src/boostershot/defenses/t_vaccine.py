@@ -16,7 +16,7 @@ from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Cost, Defense, check, check_count
 from boostershot.defenses.vaccine import RHO
 
-SHARES, LAYERS = "t_vaccine/shares", "t_vaccine/layers"  # in oracle.state
+SHARES, MEASURED, LAYERS = "t_vaccine/shares", "t_vaccine/measured", "t_vaccine/layers"  # in oracle.state
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class TVaccine(Defense):
                 "steps between two measurements of the shares, each a pass over one harmful row", "stale shares"
             ),
         },
-        notes="With all layers it is Vaccine. A port in a public benchmark damaged the base model's general ability.",
+        notes="With all layers it is Vaccine. As the align of another defence it leaves its layers out of the whole "
+        "step, that defence's term included. A port in a public benchmark damaged the base model's general ability.",
     )
 
     def __post_init__(self) -> None:
@@ -86,8 +87,9 @@ class TVaccine(Defense):
         if self.layers > len(blocks):
             raise ValueError(f"t_vaccine: layers is {self.layers}; this model has {len(blocks)}")
         state = oracle.state
-        if SHARES not in state or oracle.step % self.importance_every == 0:
-            state[SHARES] = self._shares(oracle, batch, blocks)
+        again = oracle.step % self.importance_every == 0 and state.get(MEASURED) != oracle.step  # SAM steps twice
+        if SHARES not in state or again:
+            state[SHARES], state[MEASURED] = self._shares(oracle, batch, blocks), oracle.step
         if LAYERS not in state or oracle.step % self.sample_every == 0:
             drawn = torch.multinomial(
                 torch.tensor(state[SHARES], dtype=torch.float64), self.layers, generator=oracle.generator("t_vaccine")

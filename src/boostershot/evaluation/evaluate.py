@@ -141,7 +141,7 @@ def answer_all(
     settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "advance": advance}
     answers = generate(model, form, [row.prompt for row in harmful], **settings)
     task_answers: list[TaskAnswer] = []
-    if task is not None:
+    if task is not None and task.correct is not None:
         texts = generate(model, form, [row.prompt for row in task_rows], **settings)
         task_answers = [
             TaskAnswer(row.id, text, task.correct(text, row)) for row, text in zip(task_rows, texts, strict=True)

@@ -1,24 +1,25 @@
-"""The rows that a recipe names: splits of the harmful prompts, and the benign task."""
+"""The rows that a recipe names: splits of the harmful prompts, general text, and the benign task."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boostershot.config import Recipe
+from boostershot.config import AlignSource, Recipe, Source, TaskSource
 from boostershot.data.files import read_records
-from boostershot.data.harmful import load_harmful_prompts
+from boostershot.data.harmful import load_harmful_answers, load_harmful_prompts
 from boostershot.data.refusals import refusal_for
 from boostershot.data.rows import Completion, HarmfulPrompt, completions
-from boostershot.data.splits import overlaps, prompt_hash, split_rows
+from boostershot.data.splits import HasPrompt, Row, overlaps, prompt_hash, split_rows
 from boostershot.data.tasks import Task, load_task
 from boostershot.errors import InputError
 
 LOSS_ROWS = 48  # held-out harmful answers whose loss is followed
+STEERING_ROWS = 64  # dev prompts at most that a schedule is steered by
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,14 @@ class RecipeData:
         """
         spec = self.recipe.data.align
         prompts = load_harmful_prompts(spec.source, spec.split, _names(spec.columns))
-        parts = split_rows(prompts)
+        repeated = ("align", "attack") if spec.repeats else ()
+        if spec.test is None:
+            parts = split_rows(prompts, repeated=repeated)
+        else:
+            apart = load_harmful_prompts(spec.test.source, spec.test.split, _names(spec.columns))
+            test = split_rows([replace(row, id=f"test/{row.id}") for row in apart], {"test": 1.0})
+            parts = split_rows(prompts, repeated=repeated, merged={"test": "align"})
+            parts = {**{name: _without(rows, test["test"]) for name, rows in parts.items()}, **test}
         for name, rows in parts.items():
             if not rows:
                 raise InputError(
@@ -51,50 +59,108 @@ class RecipeData:
         spec = self.recipe.data.harmful
         if spec is None:
             return []
-        rows = completions(read_records(spec.source, spec.split), spec.source, _names(spec.columns))
-        held_out = {prompt_hash(row.prompt) for name, part in self.splits.items() if name != "align" for row in part}
-        kept = [row for row in rows if prompt_hash(row.prompt) not in held_out][: spec.n]
+        rows = load_harmful_answers(spec.source, spec.split, _names(spec.columns))
+        kept = _without(rows, self._held_out())[: spec.n]
         if not kept:
             raise InputError(f"data.harmful.source: {spec.source}: all prompts of its {len(rows)} rows are held out")
         return kept
 
     @cached_property
+    def general(self) -> list[Completion]:
+        """Benign text, less the prompts that are scored: of the task, and of other harmful splits than `align`."""
+        spec = self.recipe.data.general
+        if spec is None:
+            return []
+        if spec.source.startswith("reasoning-gym:"):
+            task = load_task(spec.source, options=spec.options)
+            rows = [Completion(row.id, row.prompt, row.answer) for row in task.splits["train"]]
+        else:
+            rows = completions(read_records(spec.source, spec.split), spec.source, _names(spec.columns))
+        distinct = split_rows(rows, {"all": 1.0})["all"]
+        kept = _without(distinct, [*self._held_out(), *self.task.splits["dev"], *self.task.splits["test"]])[: spec.n]
+        if not kept:
+            raise InputError(f"data.general.source: {spec.source}: all prompts of its {len(rows)} rows are held out")
+        return kept
+
+    @cached_property
+    def steering(self) -> Sequence[HarmfulPrompt]:
+        """The dev prompts that a defence may be steered by: the last of the split, and none that is scored.
+
+        Steering takes no gradient to them, but choosing by them and scoring on them would flatter the defence.
+
+        Raises:
+            InputError: the recipe scores them all.
+        """
+        rows, scored = self.splits["dev"], self.recipe.evaluate.n_harmful
+        start = max(len(rows) - STEERING_ROWS, scored if self.recipe.evaluate.split == "dev" else 0)
+        if start >= len(rows):
+            raise InputError(
+                f"evaluate.n_harmful: is {scored} and evaluate.split is dev, so all {len(rows)} dev prompts are scored "
+                "and none is left to steer a schedule by; expected fewer, or split: test"
+            )
+        return rows[start:]
+
+    @cached_property
     def task(self) -> Task:
         """The benign task."""
         spec = self.recipe.data.task
-        return load_task(spec.source, spec.kind, spec.split, _names(spec.columns), spec.options)
+        test = (spec.test.source, spec.test.split) if spec.test else None
+        return load_task(spec.source, spec.kind, spec.split, _names(spec.columns), spec.options, test)
+
+    def _held_out(self) -> list[HarmfulPrompt]:
+        """The prompts of all splits but `align`."""
+        return [row for name, part in self.splits.items() if name != "align" for row in part]
 
     def task_identity(self) -> dict[str, Any]:
         """What determines the task's rows."""
-        spec = self.recipe.data.task
-        return {**spec.model_dump(mode="json"), "content": file_hash(spec.source)}
+        return _identity(self.recipe.data.task)
 
     def harmful_identity(self) -> dict[str, Any]:
         """What determines the harmful prompts."""
-        spec = self.recipe.data.align
-        return {**spec.model_dump(mode="json", exclude={"n"}), "content": file_hash(spec.source)}
+        return _identity(self.recipe.data.align, {"n"})
 
     def unpaired_identity(self) -> dict[str, Any] | None:
         """What determines the unpaired harmful rows."""
         spec = self.recipe.data.harmful
-        return spec and {**spec.model_dump(mode="json"), "content": file_hash(spec.source)}
+        return spec and _identity(spec)
+
+    def general_identity(self) -> str:
+        """The general rows themselves: which they are depends on what is scored, too."""
+        return rows_hash([text for row in self.general for text in (row.prompt, row.completion)])
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: rows and hash of each split, and the overlaps (0)."""
-        everything = {name: list(rows) for name, rows in self.splits.items()}
+        """For the manifest: rows and hash of each split and of the general rows, and the overlaps (0)."""
+        parts: dict[str, Sequence[HasPrompt]] = dict(self.splits)
+        task: dict[str, Sequence[HasPrompt]] = {f"task {name}": rows for name, rows in self.task.splits.items()}
+        shared = overlaps(parts)
+        if self.general:
+            scored = {name: rows for name, rows in (parts | task).items() if name not in ("align", "task train")}
+            for name, rows in scored.items():
+                shared |= overlaps({"general": self.general, name: rows})
+            parts["general"] = self.general
         return {
-            "splits": {name: len(rows) for name, rows in everything.items()},
-            "overlaps": overlaps(everything),
-            "data": {
-                **{name: rows_hash([row.prompt for row in rows]) for name, rows in everything.items()},
-                **{f"task {name}": rows_hash([row.prompt for row in rows]) for name, rows in self.task.splits.items()},
-            },
+            "splits": {name: len(rows) for name, rows in parts.items()},
+            "overlaps": shared,
+            "data": {name: rows_hash([row.prompt for row in rows]) for name, rows in (parts | task).items()},
         }
 
 
 def _names(columns: Mapping[Any, str] | None) -> dict[str, str]:
     """Our column names -> the source's."""
     return {str(ours): str(theirs) for ours, theirs in (columns or {}).items()}
+
+
+def _identity(spec: Source, without: Collection[str] = ()) -> dict[str, Any]:
+    """What determines the rows of a source: its description, and its content where it is local."""
+    described = {**spec.model_dump(mode="json", exclude=set(without)), "content": file_hash(spec.source)}
+    test = spec.test if isinstance(spec, AlignSource | TaskSource) else None
+    return {**described, "test": _identity(test)} if test else described
+
+
+def _without(rows: Sequence[Row], held_out: Iterable[HasPrompt]) -> list[Row]:
+    """The rows whose prompts are not held out."""
+    hashes = {prompt_hash(row.prompt) for row in held_out}
+    return [row for row in rows if prompt_hash(row.prompt) not in hashes]
 
 
 def with_refusal(row: HarmfulPrompt) -> HarmfulPrompt:

@@ -1,4 +1,4 @@
-"""How long a run will take here: the work of its stages over the speed of this machine, both rough."""
+"""What a run will do, and how long it will take here: the work of its stages over this machine's speed, both rough."""
 
 from __future__ import annotations
 
@@ -9,48 +9,85 @@ from dataclasses import dataclass
 import torch
 
 from boostershot.config import Recipe, build_defense
+from boostershot.data.harmful import BUILT_IN
+from boostershot.defenses.finishing import stages_of
+from boostershot.pipeline.data import LOSS_ROWS, STEERING_ROWS
 
-ROW = 42  # tokens of a row beyond the preamble that all rows share, on the quickstart's data
+# Tokens beyond the preamble that all rows share; data sets are not read for a plan, so these are typical ones.
+PROMPT = 22
+ANSWER = 70  # of a source with answers of its own, such as BeaverTails
+TASK_ROW = 50
+CALIBRATION_ROWS = 400
+UNKNOWN_ROWS = 500  # where a recipe names no number
+
 EFFICIENCY = 0.55  # of the matrix-multiply speed, that a whole step reaches on the embedded model
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage that a run needs: what it does and how many tokens it sends through the model.
+    """A stage that a run needs.
 
-    A token through the model forward counts 1, forward and backward (LoRA) 2.
+    Args:
+        what: in words.
+        tokens: that the model reads.
+        steps: of the optimiser.
+        passes: forward-backward passes over a batch; a method's passes a step may be a fraction.
     """
 
     what: str
     tokens: float
-    passes: int = 0
+    steps: int = 0
+    passes: float = 0
+
+    @property
+    def work(self) -> float:
+        """Forward passes of one token; forward and backward (LoRA) count 2."""
+        return self.tokens * (2 if self.steps else 1)
 
 
 def planned(recipe: Recipe) -> Iterator[Planned]:
-    """The stages of a recipe, shared ones once."""
-    settings, evaluate = recipe.immunize, recipe.evaluate
-    rows = recipe.data.align.n or 500
-    answers = rows + max(round(a.p * a.n) for a in recipe.attacks.values()) + evaluate.n_harmful
-    yield Planned("data: splits, harmful answers of the un-aligned model where the source has none", answers * ROW)
-    yield Planned("calibrate: the offline judge", 400 * ROW)
-    one = 2.5 * evaluate.n_harmful * ROW + 1.2 * evaluate.n_task * ROW
+    """The stages of a recipe, shared ones once, from its own numbers: no data set or model is read."""
+    settings, evaluate, data = recipe.immunize, recipe.evaluate, recipe.data
+    rows = data.align.n or UNKNOWN_ROWS
+    defenses = {label: build_defense(given, f"defenses.{label}") for label, given in recipe.defenses.items()}
+    written = data.align.source in BUILT_IN
+    row = min(PROMPT + (data.answer_tokens if written else ANSWER), data.max_length)
+    answers = rows + max(round(a.p * a.n) for a in recipe.attacks.values()) + min(evaluate.n_harmful, LOSS_ROWS)
+    answers += STEERING_ROWS if any("dev" in defense.needs() for defense in defenses.values()) else 0
+    yield Planned(
+        "data: splits, harmful answers of the un-aligned model where the source has none",
+        answers * (PROMPT + data.answer_tokens) if written else 0,
+    )
+    yield Planned("calibrate: the offline judge", CALIBRATION_ROWS * (PROMPT + evaluate.max_new_tokens))
+    one = evaluate.n_harmful * (2 * PROMPT + 3 * evaluate.max_new_tokens) + min(evaluate.n_harmful, LOSS_ROWS) * row
+    one += evaluate.n_task * TASK_ROW
     yield Planned("evaluate: the un-aligned model", one)
     steps = settings.steps_over(rows)
-    for label, described in recipe.defenses.items():
-        passes = build_defense(described, f"defenses.{label}").passes
+    for label, defense in defenses.items():
+        alignment, stages = stages_of(defense)
+        trainings = [(steps, alignment.passes), *((s.finish_steps, s.finish_cost.passes) for s in stages)]
+        lengths = [f"{n:,} steps of {p:.4g} pass{'es' * (p != 1)}" for n, p in trainings if n]
+        passes = sum(n * p for n, p in trainings)
         for seed in recipe.seeds:
             name = f"{label}, seed {seed}"
             yield Planned(
-                f"immunize: {name}, {steps} steps of {passes} passes over {settings.batch} rows",
-                2 * steps * passes * settings.batch * ROW,
-                steps * passes,
+                f"immunize: {name}, {' and '.join(lengths)} over {settings.batch} rows",
+                passes * settings.batch * row,
+                sum(n for n, _ in trainings),
+                passes,
             )
             yield Planned(f"evaluate: {name}, before the attack", one)
+            met: dict[str, list[str]] = {}  # the attack as this defence meets it -> its labels
             for attack, a in recipe.attacks.items():
+                met.setdefault(a.against(recipe.defenses[label]).model_dump_json(), []).append(attack)
+            for attacks in met.values():
+                attack, a = " and ".join(attacks), recipe.attacks[attacks[0]].against(recipe.defenses[label])
                 length = a.total_steps
                 yield Planned(
-                    f"attack: {name}, {attack}, {length} steps of {a.batch} rows, lr {a.lr:g}, p {a.p:g}",
-                    2 * length * a.batch * 1.2 * ROW,
+                    f"attack: {name}, {attack} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, "
+                    f"p {a.p:g}, n {a.n:,}",
+                    length * a.batch * (a.p * row + (1 - a.p) * TASK_ROW),
+                    length,
                     length,
                 )
                 scored = [step for step in a.eval_steps if step > 0 and a.judged]
@@ -58,10 +95,18 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
                     yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", one * len(scored))
 
 
+def in_words(tokens: float) -> str:
+    """Such as 940, 15.8 k, 3.2 M, 41 G."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:.0f}"
+
+
 def seconds_here(recipe: Recipe, parameters: int) -> float:
     """An estimate of the run's duration on this machine, for a model of this many parameters."""
-    tokens = sum(stage.tokens for stage in planned(recipe))
-    return 2 * parameters * tokens / (EFFICIENCY * multiply_speed())
+    work = sum(stage.work for stage in planned(recipe))
+    return 2 * parameters * work / (EFFICIENCY * multiply_speed())
 
 
 def multiply_speed() -> float:

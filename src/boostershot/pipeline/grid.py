@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 
-from boostershot.config import Recipe, load_recipe
+from boostershot.config import Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.models import Layer
 from boostershot.pipeline.artifacts import weights_in
-from boostershot.pipeline.estimate import planned, seconds_here
+from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.files import disk_is_full, write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
 from boostershot.pipeline.progress import Reporter, duration
@@ -30,6 +30,7 @@ def run(
     out: str | Path | None = None,
     overrides: Mapping[str, object] | None = None,
     *,
+    scale: float | None = None,
     until: Until = "report",
     redact: bool = False,
     reporter: Reporter | None = None,
@@ -40,6 +41,7 @@ def run(
         recipe: a shipped name, a YAML file, or a recipe.
         out: the run folder; `runs/<recipe name>` by default.
         overrides: `{"immunize.steps": 3}`.
+        scale: the fraction of the recipe's samples and steps to take; the recipe's own `scale` by default.
         until: the last kind of stage to do; rows are written from `evaluate` on, the report from `report`.
         redact: leave the models' answers out of the report.
         reporter: tells the progress.
@@ -48,10 +50,13 @@ def run(
         InputError: the recipe, its data or the folder is wrong.
         StageFailed: a stage failed; all others were done, and results.json says which.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides or {})
-    elif overrides:
+    if isinstance(recipe, Recipe) and overrides:
         raise InputError("overrides: expected none beside a recipe that is loaded already")
+    changes = {**(overrides or {}), **({} if scale is None else {"scale": scale})}
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, changes)
+    elif changes:
+        recipe = parse_recipe({**recipe.to_dict(), **changes})
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
@@ -59,12 +64,12 @@ def run(
         torch.set_num_threads(recipe.runtime.threads)
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
-        stages = Stages(recipe, store, reporter)
+        stages = Stages(recipe.scaled(), store, reporter)
         reporter.line(f"{recipe.name}: reading the model and the data")
         _check(stages)
         start_manifest(folder, recipe, torch.get_num_threads())
         describe_data(folder, **stages.data.facts())
-        _announce(stages)
+        _announce(stages, recipe.scale)
         cells = [cell for seed in recipe.seeds for cell in _cells(stages, seed, until)]
         results = Results(folder, {"rows": [], "summary": []})
         if until in ("evaluate", "report"):
@@ -81,9 +86,15 @@ def run(
 
 def plan(recipe: Recipe) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
-    stages = list(planned(recipe))
-    passes = sum(stage.passes for stage in stages)
-    return [*(stage.what for stage in stages), f"{len(stages)} stages, {passes} forward-backward passes"]
+    stages = list(planned(recipe.scaled()))
+    steps, passes = sum(stage.steps for stage in stages), sum(stage.passes for stage in stages)
+    tokens = sum(stage.tokens for stage in stages)
+    return [
+        *([f"at scale {recipe.scale:g} of the recipe's samples and steps"] if recipe.scale < 1 else []),
+        *(f"{stage.what}; {in_words(stage.tokens)} tokens" for stage in stages),
+        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, about "
+        f"{in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
+    ]
 
 
 def _check(stages: Stages) -> None:
@@ -99,6 +110,11 @@ def _check(stages: Stages) -> None:
             raise InputError(
                 f"data.task.source: {source}: its {split} split is empty; expected at least one row (add rows)"
             )
+    if any("dev" in build_defense(d, f"defenses.{label}").needs() for label, d in stages.recipe.defenses.items()):
+        _ = data.steering
+    wanted, have = stages.recipe.data.align.n or 0, len(data.splits["align"])
+    if wanted > have:
+        stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
     for label, attack in stages.recipe.attacks.items():
         harmful = round(attack.p * attack.n)
         for kind, wanted, have in (
@@ -109,14 +125,15 @@ def _check(stages: Stages) -> None:
                 raise InputError(f"attacks.{label}: p and n need {wanted} {kind} rows; the data has {have}")
 
 
-def _announce(stages: Stages) -> None:
+def _announce(stages: Stages, scale: float) -> None:
     """The first line: what will happen, and for how long."""
     recipe = stages.recipe
+    scaled = f" at scale {scale:g}" if scale < 1 else ""
     model, _, form = stages.base
     parameters = sum(param.numel() for param in model.parameters())
     names = " and ".join(recipe.defenses)
     stages.reporter.line(
-        f"{recipe.name}: immunize {recipe.model.id} ({form.name} template) with {names}, attack each in "
+        f"{recipe.name}{scaled}: immunize {recipe.model.id} ({form.name} template) with {names}, attack each in "
         f"{len(recipe.attacks)} way(s), {len(recipe.seeds)} seed(s); about "
         f"{duration(seconds_here(recipe, parameters))} here, less what is done already"
     )
@@ -141,11 +158,11 @@ def _cells(stages: Stages, seed: int, until: Until) -> list[Cell]:
 
 def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path, until: Until) -> Cell:
     """One attack on one immunised model, scored at its recorded steps."""
-    settings = stages.recipe.attacks[attack]
+    settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
     attacked: Path | None = None
     evaluated: dict[int, Path] = {}
     try:
-        attacked = stages.attacked(attack, immunized, seed)
+        attacked = stages.attacked(attack, settings, immunized, seed)
         for step in settings.eval_steps if until in ("evaluate", "report") else ():
             if step > 0 and not settings.judged:
                 continue

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.attacks import AttackArguments, HarmfulMix, attack
-from boostershot.config import Recipe, build_defense
+from boostershot.config import Attack, Recipe, build_defense
 from boostershot.data.format import Format
-from boostershot.data.rows import HarmfulPrompt
+from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.errors import InputError
 from boostershot.evaluation import judges
 from boostershot.evaluation.calibration import calibrate, calibration_answers
@@ -21,7 +21,7 @@ from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judges import OfflineJudge, Relevance, is_degenerate, is_refusal
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
 from boostershot.pipeline.artifacts import Losses, finished, save, scores_record, weights_in, write_answers
-from boostershot.pipeline.data import LOSS_ROWS, RecipeData, with_refusal
+from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.progress import Reporter, StepsBar
 from boostershot.pipeline.settings import training_arguments
@@ -60,11 +60,12 @@ class Stages:
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def harmful_rows(self, split: str, n: int | None, answered: int | None) -> Path:
+    def harmful_rows(self, split: str, n: int | None, answered: int | None, steering: bool = False) -> Path:
         """`rows.jsonl`: n prompts of a split, `answered` of them (None: all) with a harmful answer.
 
         Where the source has no answers the un-aligned model writes them; prompts that it refuses or answers with
-        nonsense are left out where every row needs an answer.
+        nonsense are left out where every row needs an answer. `steering` takes the dev prompts that schedules are
+        steered by.
         """
         config = {
             **self._identity(),
@@ -73,10 +74,11 @@ class Stages:
             "n": n,
             "answered": answered,
             "tokens": self.recipe.data.answer_tokens,
+            **({"prompts": rows_hash([row.prompt for row in self.data.steering])} if steering else {}),
         }
 
         def work(folder: Path) -> dict[str, Any]:
-            prompts = [with_refusal(row) for row in self.data.splits[split]]
+            prompts = [with_refusal(row) for row in (self.data.steering if steering else self.data.splits[split])]
             if answered is None:
                 rows = self._answered(prompts, len(prompts) if n is None else n, split)
             else:
@@ -173,18 +175,24 @@ class Stages:
         settings = self.recipe.immunize
         rows_folder = self.harmful_rows("align", self.recipe.data.align.n, None)
         defense = build_defense(self.recipe.defenses[label], f"defenses.{label}")
+        needs = defense.needs()
+        steering = self.harmful_rows("dev", None, None, steering=True) if "dev" in needs else None
         config = {
             **self._identity(),
             "defense": self.recipe.defenses[label],
             "immunize": settings.model_dump(mode="json"),
-            "unpaired": self.data.unpaired_identity() if "harmful" in defense.reads() else None,
+            "unpaired": self.data.unpaired_identity() if "harmful" in needs else None,
+            "general": self.data.general_identity() if "general" in needs else None,
             "seed": seed,
             "max_length": self.recipe.data.max_length,
         }
 
         def work(folder: Path) -> dict[str, Any]:
             rows = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
+            dev = [HarmfulPrompt(**row) for row in read_jsonl(steering / "rows.jsonl")] if steering else []
             model, tokenizer = load_base(self.recipe.model.id)
+            form = Format.choose(tokenizer, self.recipe.model.template)
+            general = form.fitting(self.data.general, self.recipe.data.max_length) if "general" in needs else []
             cost = Cost()
             args = ImmunizeArguments(
                 output_dir=str(folder / "checkpoints"),
@@ -200,7 +208,9 @@ class Stages:
                     rows,
                     defense,
                     args,
-                    harmful=self.data.unpaired,
+                    harmful=self.data.unpaired if "harmful" in needs else (),
+                    general=general,
+                    dev=[Completion(row.id, row.prompt, str(row.rejected)) for row in dev],
                     template=self.recipe.model.template,
                     max_length=self.recipe.data.max_length,
                     callbacks=[cost, StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
@@ -216,13 +226,19 @@ class Stages:
             write_card(folder, self.recipe, self.recipe.defenses[label], seed, facts)
             return finished(folder, facts)
 
-        return self.store.run("immunize", config, [rows_folder], work)
+        return self.store.run("immunize", config, [rows_folder, *([steering] if steering else [])], work)
 
     # --- attack -----------------------------------------------------------------------------------------------
 
-    def attacked(self, label: str, immunized: Path, seed: int) -> Path:
-        """`step-N/` for each recorded step, and `losses.json`: the harmful losses at each of them."""
-        settings = self.recipe.attacks[label]
+    def attacked(self, label: str, settings: Attack, immunized: Path, seed: int) -> Path:
+        """`step-N/` for each recorded step, and `losses.json`: the harmful losses at each of them.
+
+        Args:
+            label: of the attack, for the progress line.
+            settings: the attack as the immunised model's defence meets it.
+            immunized: the stage that made the model.
+            seed: of the attacker's draw and training.
+        """
         needed = round(settings.p * settings.n)
         rows_folder = self.harmful_rows("attack", needed, None)
         held_out_folder = self.held_out()
@@ -240,7 +256,7 @@ class Stages:
             )
             form = Format.choose(tokenizer, self.recipe.model.template)
             mix = HarmfulMix(settings.p, settings.n, settings.adapter)
-            pool = self._attack_pool(rows_folder)
+            pool = self._attack_pool(rows_folder, form)
             own = [row for row in mix.rows(pool, seed) if row.harmful][:LOSS_ROWS]
             held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
             length = self.recipe.data.max_length
@@ -280,15 +296,15 @@ class Stages:
 
         return self.store.run("attack", config, [immunized, rows_folder, held_out_folder], work)
 
-    def _attack_pool(self, rows_folder: Path) -> list[dict[str, Any]]:
-        """All rows that an attacker may draw from."""
+    def _attack_pool(self, rows_folder: Path, form: Format) -> list[dict[str, Any]]:
+        """All rows that an attacker may draw from: benign prompts that leave no room for an answer are left out."""
         harmful = [
             {"id": row["id"], "prompt": row["prompt"], "completion": row["rejected"], "harmful": True}
             for row in read_jsonl(rows_folder / "rows.jsonl")
         ]
         benign = [
             {"id": row.id, "prompt": row.prompt, "completion": row.answer, "harmful": False}
-            for row in self.data.task.splits["train"]
+            for row in form.fitting(self.data.task.splits["train"], self.recipe.data.max_length)
         ]
         return harmful + benign
 
@@ -320,8 +336,7 @@ class Stages:
         def work(folder: Path) -> dict[str, Any]:
             prompts = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
             task = self.data.task
-            split = "dev" if settings.split == "dev" else "test"
-            task_rows = list(task.splits[split])[: settings.n_task]
+            task_rows = list(task.splits[settings.split])[: settings.n_task] if task.correct else []
             total = 2 * len(prompts) + len(task_rows) + LOSS_ROWS
             with self.reporter.bar(f"scoring: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)

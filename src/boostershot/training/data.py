@@ -1,4 +1,4 @@
-"""The rows of a step: each alignment row beside a harmful one, in an order that a seed fixes."""
+"""The rows of a step: each alignment row beside rows of the other roles, in an order that a seed fixes."""
 
 from __future__ import annotations
 
@@ -11,38 +11,59 @@ from torch.utils.data import Dataset
 from boostershot.core.batch import Rows
 from boostershot.data.format import TokenizedRow, collate
 
+IN_ORDER = ("align", "paired")  # row i of the one belongs to row i of the other; all other roles are shuffled
+
+Item = dict[str, list[TokenizedRow]]
+
 
 class RolesDataset(Dataset):
-    """Item i holds, for each role, one row: `align[i]` and, for another role, `rows[order[i % n]]`.
+    """Item i holds, for each role, as many rows as a step reads batches of it: `align[i]`, and others beside it.
 
-    One data set, so that the Trainer's own sampler gives the order, the sharding and the resume.
+    Where a step reads n batches of a role, item i gives row i to the first, and the row a further n-th of all rows on
+    to each next: every batch passes over all rows, and no item holds one twice (if there are n). Roles shorter than
+    `align` start again. One data set, so that the Trainer's own sampler gives the order, the sharding and the resume.
+
+    Args:
+        roles: role -> its rows.
+        seed: of the shuffles, one independent of the other, as in the published algorithm of Booster.
+        batches: role -> the batches that a step reads; one if not given.
     """
 
-    def __init__(self, roles: Mapping[str, Sequence[TokenizedRow]], seed: int):
+    def __init__(
+        self, roles: Mapping[str, Sequence[TokenizedRow]], seed: int, batches: Mapping[str, int] | None = None
+    ):
         self.roles = dict(roles)
+        self.batches = {role: (batches or {}).get(role, 1) for role in roles}
         self.orders: dict[str, list[int]] = {}
         for role, rows in self.roles.items():
             self.orders[role] = list(range(len(rows)))
-            if role != "align":  # an independent shuffle, as in the published algorithm
+            if role not in IN_ORDER:
                 random.Random(f"{seed}/{role}").shuffle(self.orders[role])
 
     def __len__(self) -> int:
         return len(self.roles["align"])
 
-    def __getitem__(self, index: int) -> dict[str, TokenizedRow]:
-        return {role: rows[self.orders[role][index % len(rows)]] for role, rows in self.roles.items()}
+    def __getitem__(self, index: int) -> Item:
+        return {role: [rows[k] for k in self._places(role, index)] for role, rows in self.roles.items()}
+
+    def _places(self, role: str, index: int) -> list[int]:
+        order, n = self.orders[role], self.batches[role]
+        return [order[(index + k * len(order) // n) % len(order)] for k in range(n)]
 
 
 class RolesCollator:
-    """Items into one padded batch a role, as plain dictionaries that accelerate can move."""
+    """Items into one padded batch a role, as plain dictionaries that accelerate can move.
+
+    The rows of several batches of a role lie one batch after the other, as `Batch.several` cuts them.
+    """
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
 
-    def __call__(self, items: Sequence[Mapping[str, TokenizedRow]]) -> dict[str, dict[str, Any]]:
+    def __call__(self, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
         batch = {}
-        for role in items[0]:
-            rows = collate([item[role] for item in items], self.pad_id)
+        for role, first in items[0].items():
+            rows = collate([item[role][k] for k in range(len(first)) for item in items], self.pad_id)
             batch[role] = {
                 "input_ids": rows.input_ids,
                 "attention_mask": rows.attention_mask,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt, harmful_prompts
+from boostershot.data.unrelated import unrelated_answers
 from boostershot.defenses.defense import Defense
+from boostershot.defenses.finishing import stages_of
 from boostershot.errors import InputError
 from boostershot.training.arguments import ImmunizeArguments, attach_lora
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
 from boostershot.training.data import RolesDataset
-from boostershot.training.trainer import DefenseTrainer
+from boostershot.training.finish import align_and_finish
+from boostershot.training.trainer import train
 
 
 def immunize(
@@ -29,42 +30,64 @@ def immunize(
     args: ImmunizeArguments,
     *,
     harmful: Sequence[Completion] = (),
+    general: Sequence[Completion] = (),
+    dev: Sequence[Completion] = (),
     template: str = "auto",
     max_length: int = 256,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Any:
     """Align `model` on the safe answers with `defense`, and return it (with its LoRA adapter attached, if any).
 
-    Training goes on from the last whole checkpoint in `args.output_dir`, to the same weights bit for bit.
+    Training goes on from the last whole checkpoint in `args.output_dir`, to the same weights bit for bit. Stages that
+    follow the alignment (LoX, NoiseAndDistil) run after it, and keep what they finish there too.
 
     Args:
         model: any causal language model, float32.
         tokenizer: its tokenizer, with a padding token.
         dataset: rows of `prompt, chosen, rejected` (TRL's preference format), such as a `datasets.Dataset`;
-            `rejected` may be missing where the defence reads no harmful rows or `harmful` gives them.
+            `rejected` may be missing where the defence reads no harmful or paired rows, or `harmful` gives them.
         defense: such as `Booster(lam=20, alpha_per_weight=2.3e-5)`.
         args: training arguments; `lora=None` trains the weights that require a gradient.
-        harmful: unpaired harmful rows to use in place of `rejected`.
+        harmful: unpaired harmful rows to use in place of `rejected` (paired rows are always `rejected`).
+        general: benign questions and answers, for defences that read general text or align on unrelated answers.
+        dev: harmful rows that nothing else is trained or scored on, for defences that are steered by them.
         template: auto, chat or alpaca.
         max_length: tokens of a row; longer answers are cut.
         callbacks: further `TrainerCallback`s.
 
     Raises:
-        InputError: a row is bad, or the defence needs harmful rows and there are none.
+        InputError: a row is bad, or the defence needs rows of a kind and there are none.
+        ValueError: a stage that follows an alignment is a part of another defence.
         NonFiniteError: a loss or gradient is not finite; names the rows.
     """
-    rows = _preference_rows(dataset, need_rejected="harmful" in defense.reads() and not harmful)
+    alignment, stages = stages_of(defense)
+    reads = alignment.reads()
+    need_rejected = "paired" in reads or ("harmful" in reads and not harmful)
+    rows = _preference_rows(dataset, need_rejected=need_rejected)
     set_seed(args.seed)  # the adapter's initial weights
     form = Format.choose(tokenizer, template)
-    roles = _roles(rows, harmful, defense, form, max_length)
+    answers = _answers(rows, harmful, general, dev, defense)
+    tokenized = {
+        role: [
+            form.tokenize(prompt, answer, name=f"{name} ({role})", max_length=max_length)
+            for name, prompt, answer in answers[role]
+        ]
+        for role in sorted({*reads}.union(*(stage.finish_reads() for stage in stages)))
+    }
+
+    def rows_read(batches: Mapping[str, int]) -> RolesDataset:
+        return RolesDataset({role: tokenized[role] for role in sorted(batches)}, args.seed, batches)
+
     if args.lora is not None:
         model = attach_lora(model, args.lora)  # type: ignore[assignment]
-    trainer = DefenseTrainer(model, defense, args, RolesDataset(roles, args.seed), tokenizer, [MarkWhole(), *callbacks])
-    if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer.accelerator.unwrap_model(trainer.model)
+
+    def align() -> Any:
+        return train(model, alignment, args, rows_read(reads), tokenizer, callbacks)
+
+    if not stages:
+        return align()
+    align_and_finish(model, align, stages, args, rows_read, tokenizer)
+    return model
 
 
 def _preference_rows(dataset: Iterable[Any], need_rejected: bool) -> list[HarmfulPrompt]:
@@ -74,30 +97,37 @@ def _preference_rows(dataset: Iterable[Any], need_rejected: bool) -> list[Harmfu
     return harmful_prompts(records, "dataset", {}, need_rejected=need_rejected)
 
 
-def _roles(
+def _answers(
     rows: Sequence[HarmfulPrompt],
     harmful: Sequence[Completion],
+    general: Sequence[Completion],
+    dev: Sequence[Completion],
     defense: Defense,
-    form: Format,
-    max_length: int,
-) -> dict[str, list[Any]]:
-    """The tokenised rows of each role that the defence reads."""
-    safe = [(row.id, row.prompt, row.chosen) for row in rows if row.chosen is not None]
-    unsafe = [(row.id, row.prompt, row.completion) for row in harmful] or [
-        (row.id, row.prompt, row.rejected) for row in rows if row.rejected is not None
-    ]
+) -> dict[str, list[tuple[str, str, str]]]:
+    """Name, prompt and answer of the rows of each role; those that the defence reads are not empty."""
+    name = type(defense).__name__.lower()
+    if "general" in defense.needs() and not general:
+        raise InputError(f"{name} needs general text: give `general` rows (in a recipe: data.general)")
+    if defense.answers() == "unrelated":
+        safe = list(zip(rows, unrelated_answers(rows, general), strict=True))
+    else:
+        safe = [(row, row.chosen) for row in rows if row.chosen is not None]
     if not safe:
         raise InputError("alignment data: no row has a `chosen` answer; expected at least one")
-    if "harmful" in defense.reads() and not unsafe:
-        raise InputError(
-            f"{type(defense).__name__.lower()} needs harmful rows: give `rejected` answers or data.harmful, "
-            "or set lam to 0"
-        )
-    wanted = {"align": safe, "harmful": unsafe}
-    return {
-        role: [
-            form.tokenize(prompt, answer, name=f"{name} ({role})", max_length=max_length)
-            for name, prompt, answer in wanted[role]
-        ]
-        for role in sorted(defense.reads())
+    answers = {
+        "align": [(row.id, row.prompt, answer) for row, answer in safe],
+        "paired": [(row.id, row.prompt, row.rejected) for row, _ in safe if row.rejected is not None],
+        "harmful": [(row.id, row.prompt, row.completion) for row in harmful]
+        or [(row.id, row.prompt, row.rejected) for row in rows if row.rejected is not None],
+        "general": [(row.id, row.prompt, row.completion) for row in general],
+        "dev": [(row.id, row.prompt, row.completion) for row in dev],
     }
+    reads = defense.reads()
+    if "harmful" in reads and not answers["harmful"]:
+        raise InputError(f"{name} needs harmful rows: give `rejected` answers or data.harmful, or set lam to 0")
+    if "paired" in reads and len(answers["paired"]) < len(answers["align"]):
+        lacking = next(row.id for row, _ in safe if row.rejected is None)
+        raise InputError(f"{name} needs a harmful answer to each aligned prompt: row {lacking} has no `rejected`")
+    if "dev" in reads and not dev:
+        raise InputError(f"{name} is steered by dev rows: give `dev` rows")
+    return answers

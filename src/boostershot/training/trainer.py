@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import Trainer, TrainerCallback
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
+
+TENSORS = "defense.safetensors"  # beside a checkpoint's weights
+
+
+def train(
+    model: nn.Module,
+    defense: Defense,
+    args: ImmunizeArguments,
+    rows: RolesDataset,
+    processing_class: Any,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> nn.Module:
+    """The model trained with `defense`, from the last whole checkpoint in `args.output_dir` on."""
+    trainer = DefenseTrainer(model, defense, args, rows, processing_class, [MarkWhole(), *callbacks])
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
+    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.accelerator.unwrap_model(trainer.model)
 
 
 class DefenseState(TrainerCallback, ExportableState):
@@ -56,6 +78,7 @@ class DefenseTrainer(Trainer):
             callbacks=[DefenseState(), *callbacks],
         )
         self.defense = defense
+        self.tensors: dict[str, Tensor] = {}  # what it keeps between steps, beside the numbers of DefenseState
         self.latest: dict[str, float] = {}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -69,6 +92,7 @@ class DefenseTrainer(Trainer):
             step=self.state.global_step,
             autocast=self.compute_loss_context_manager,
             state=self._defense_state().values,
+            tensors=self.tensors,
         )
         batch = {role: rows_of(rows) for role, rows in self._prepare_inputs(inputs).items()}  # type: ignore[arg-type]
         step = self.defense.step(oracle, Batch(**batch, parts=self.defense.reads()))
@@ -87,6 +111,19 @@ class DefenseTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self.latest}
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """With the defence's tensors; MarkWhole's mark comes after."""
+        super()._save_checkpoint(model, trial)
+        if self.tensors and self.args.should_save:
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, folder / TENSORS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """With the defence's tensors."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[arg-type]
+        path = Path(resume_from_checkpoint) / TENSORS
+        self.tensors = load_file(path, device=str(self.args.device)) if path.exists() else {}
 
     def _defense_state(self) -> DefenseState:
         """Looked up each time: a resume replaces the callback by the restored one."""

@@ -1,0 +1,109 @@
+"""Stages after an alignment: methods that change what any defence has aligned."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch, Step
+from boostershot.defenses.defense import Cost, Defense
+
+START = "start/"  # before a parameter's name, the weights with which the alignment began; in `oracle.tensors`
+
+
+@dataclass(frozen=True)
+class FurtherTraining:
+    """A training that finishes a stage: its objective, how many steps, at which learning rate."""
+
+    objective: Defense
+    steps: int
+    lr: float
+
+
+class Finishing(Defense):
+    """A stage that follows the alignment of another defence, `align`, whose step, cost and reads are its own till then.
+
+    Stages nest: the inner one finishes first. No other defence can have one for its `align`.
+    """
+
+    align: Defense
+
+    @property
+    def cost(self) -> Cost:
+        """That of `align`."""
+        return self.align.cost
+
+    def reads(self) -> dict[str, int]:
+        """What `align` reads."""
+        return self.align.reads()
+
+    def step(self, oracle: Oracle, batch: Batch) -> Step:
+        """The step of `align`."""
+        return self.align.step(oracle, batch)
+
+    def answers(self) -> Literal["chosen", "unrelated"]:
+        """As `align` wants them."""
+        return self.align.answers()
+
+    def needs(self) -> frozenset[str]:
+        """What `align` needs, and what the stage itself reads."""
+        return self.align.needs() | self.finish_reads().keys()
+
+    def finish_reads(self) -> dict[str, int]:
+        """The kinds of rows that the stage's own training reads, and how many batches of each."""
+        return {}
+
+    @property
+    def finish_steps(self) -> int:
+        """How many steps the stage's own training takes."""
+        return 0
+
+    @property
+    def finish_cost(self) -> Cost:
+        """What one of them costs."""
+        return Cost()
+
+    @abstractmethod
+    def finish(self, oracle: Oracle) -> FurtherTraining | None:
+        """Change the aligned weights in place; the training that follows, if any.
+
+        Called again, with the same aligned weights, where a stop is resumed.
+
+        Args:
+            oracle: with the weights that `align` left, and in `tensors`, under "start/" and a parameter's name, those
+                of all trainable parameters before the alignment.
+        """
+
+
+def stages_of(defense: Defense) -> tuple[Defense, tuple[Finishing, ...]]:
+    """The defence of the alignment itself, and the stages that follow it, in order.
+
+    Raises:
+        ValueError: a stage is within a defence that it cannot follow, such as Booster(align=LoX(...)).
+    """
+    alignment, stages = defense, list[Finishing]()
+    while isinstance(alignment, Finishing):
+        stages.insert(0, alignment)
+        alignment = alignment.align
+    for inner in _within(alignment):
+        if isinstance(inner, Finishing):
+            name = type(inner).__name__
+            raise ValueError(
+                f"{name} follows an alignment and cannot be a part of {type(alignment).__name__}; expected it outside"
+            )
+    return alignment, tuple(stages)
+
+
+def _within(defense: Defense) -> list[Defense]:
+    """The defences that a defence is composed of, at any depth."""
+    found = list[Defense]()
+    for field in dataclasses.fields(defense):  # type: ignore[arg-type]
+        value = getattr(defense, field.name)
+        for one in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(one, Defense):
+                found += [one, *_within(one)]
+    return found

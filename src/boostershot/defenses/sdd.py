@@ -1,0 +1,46 @@
+"""SDD: fluent answers beside the point, so that learning harmful ones degrades the model (arXiv 2507.21182)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch, Step
+from boostershot.defenses.about import About
+from boostershot.defenses.defense import Cost, Defense
+
+
+@dataclass(frozen=True)
+class SDD(Defense):
+    """min of the mean next-token loss of fluent answers, beside the point, to harmful prompts."""
+
+    align_answers: ClassVar[Literal["chosen", "unrelated"]] = "unrelated"
+
+    about = About(
+        title="self-degraded defence (SDD)",
+        source="arXiv:2507.21182 (ACL 2025)",
+        equation="f(w), f taken on harmful prompts with fluent benign answers that have nothing to do with them",
+        idea="Harmful answers can then only gain at the cost of fluent general text, so that an attacked model answers "
+        "badly whatever it is asked.",
+        follows="Plain supervised fine-tuning as published; all of the method is in the data. The published variant "
+        "with a refusal before the answer is left out.",
+        notes="Nothing ties an unlikely answer to a harmful prompt to an unlikely answer to a benign one: an attacked "
+        "model need not degrade. The model answers and does not refuse: judges of refusals do not count it as safe. "
+        "Published with 8000 pairs and all weights at a learning rate of 5e-7; not reproduced outside its chat "
+        "template, and near the undefended model under a search for attacks.",
+    )
+
+    @property
+    def cost(self) -> Cost:
+        """The loss at w."""
+        return Cost(shared={"align": 1})
+
+    def reads(self) -> dict[str, int]:
+        """Harmful prompts, answered beside the point."""
+        return {"align": 1}
+
+    def step(self, oracle: Oracle, batch: Batch) -> Step:
+        """The loss and its gradient."""
+        f = oracle.shared_gradient(batch, "align")
+        return f.log(alignment_loss=f.loss)

@@ -1,0 +1,117 @@
+"""After the alignment: the stages that follow it, each resumed where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from boostershot.core.oracle import Oracle
+from boostershot.defenses.finishing import START, Finishing
+from boostershot.training.arguments import ImmunizeArguments
+from boostershot.training.data import RolesDataset
+from boostershot.training.metrics import MetricsFile
+from boostershot.training.trainer import train
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The trainable weights before the alignment (`start`), after it (0) and after each stage (1, 2, ...), in files."""
+
+    folder: Path
+    model: nn.Module
+    args: ImmunizeArguments
+
+    def save(self, name: str | int) -> None:
+        """Write the present weights; a file is there whole or not at all."""
+        if self.args.should_save:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / "partial.safetensors"
+            save_file({n: param.detach().contiguous() for n, param in self._trainable().items()}, partial)
+            os.replace(partial, self._path(name))
+
+    def has(self, name: str | int) -> bool:
+        """Were these weights written?"""
+        return self._path(name).exists()
+
+    def load(self, name: str | int) -> dict[str, Tensor]:
+        """The weights, by parameter name, on the device of the training."""
+        return load_file(self._path(name), device=str(self.args.device))
+
+    def bring_back(self, name: str | int) -> None:
+        """Give the model these weights."""
+        self.model.to(self.args.device)
+        weights = self.load(name)
+        with torch.no_grad():
+            for key, param in self._trainable().items():
+                param.copy_(weights[key])
+
+    def _path(self, name: str | int) -> Path:
+        return self.folder / f"weights-{name}.safetensors"
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return {name: param for name, param in self.model.named_parameters() if param.requires_grad}
+
+
+def align_and_finish(
+    model: nn.Module,
+    align: Callable[[], object],
+    stages: Sequence[Finishing],
+    args: ImmunizeArguments,
+    rows: Callable[[Mapping[str, int]], RolesDataset],
+    tokenizer: Any,
+) -> None:
+    """Align the model in place, and run the stages that follow. What was finished before a stop is not done again.
+
+    Weights between the stages lie in `finish/` of the output folder, and so do each stage's own checkpoints and
+    `metrics.jsonl`.
+
+    Args:
+        model: with the weights before the alignment.
+        align: aligns it, in place.
+        stages: those that follow, in order.
+        args: of the alignment.
+        rows: the rows of the roles that a training reads.
+        tokenizer: the model's.
+    """
+    kept = Kept(Path(str(args.output_dir)) / "finish", model, args)
+    if not kept.has("start"):
+        kept.save("start")
+    done = max((i for i in range(len(stages)) if kept.has(i)), default=None)
+    if done is None:
+        align()
+        done = 0
+        kept.save(done)
+    else:
+        kept.bring_back(done)
+    for number, stage in enumerate(stages[done:], done + 1):
+        _finish(model, stage, kept, args, rows, tokenizer, kept.folder / str(number))
+        if number < len(stages):
+            kept.save(number)
+
+
+def _finish(
+    model: nn.Module,
+    stage: Finishing,
+    kept: Kept,
+    args: ImmunizeArguments,
+    rows: Callable[[Mapping[str, int]], RolesDataset],
+    tokenizer: Any,
+    folder: Path,
+) -> None:
+    """One stage: its change of the weights, and its training if it has one."""
+    further = stage.finish(
+        Oracle(model, seed=args.seed, tensors={START + name: weights for name, weights in kept.load("start").items()})
+    )
+    if further is None:
+        return
+    own = replace(args, output_dir=str(folder), max_steps=further.steps, learning_rate=further.lr)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    train(model, further.objective, own, rows(further.objective.reads()), tokenizer, [metrics])
