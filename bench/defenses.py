@@ -24,6 +24,10 @@ from boostershot.pipeline.progress import Reporter
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 ATTACK = "harmful-mix/continue"
+COLUMNS = (
+    *("defence", "HS before", "HS after", "FA before", "FA after", "harmful loss after"),
+    *("HS minus SFT's", "time", "memory"),
+)
 FA_LOSS, DEGENERATE_GAIN = 5.0, 5.0  # points against SFT beyond which a trial is not chosen
 
 
@@ -59,7 +63,7 @@ def search(overrides: Sequence[str]) -> None:
     rows = {(row["defense"], row["attack_step"]): row for row in results.rows}
     last = max(step for _, step in rows)
     sft = rows["sft", last]
-    chosen, record = {}, _record_head(sft)
+    chosen, record = {"sdd": {"method": "sdd"}}, _record_head(sft)  # which has nothing to search
     for label, tried in trials().items():
         able = []
         for i, values in enumerate(tried):
@@ -131,8 +135,8 @@ def table(overrides: Sequence[str]) -> None:
         f"{ATTACK} of {last} steps at the settings in bench/chosen.yaml. 95% intervals over seeds; time and memory "
         "are medians over seeds relative to SFT in the same run.",
         "",
-        "| defence | HS before | HS after | FA before | FA after | harmful loss after | HS minus SFT's | time | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" * len(COLUMNS) + "|",
     ]
     for label in ("sft", *chosen):
         if (label, last) not in summary:

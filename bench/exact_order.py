@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def relative_errors(model: nn.Module, rows: Mapping[str, Mapping[str, Tensor]], 
 def lines(name: str, model: nn.Module, rows: Mapping[str, Mapping[str, Tensor]], key: str, lengths: tuple) -> list[str]:
     """The table of one model."""
     found = [relative_errors(model, rows, {key: length}) for length in lengths]
-    ratios = ["", *(f"{b / a:.2f}" for a, b in zip(found, found[1:], strict=False))]
+    ratios = ["", *(f"{b / a:.2f}" for a, b in pairwise(found))]
     table = [f"{name}:", "", f"| {key} | relative error | ratio |", "|---|---|---|"]
     return [*table, *(f"| {a:g} | {e:.2%} | {r} |" for a, e, r in zip(lengths, found, ratios, strict=True)), ""]
 

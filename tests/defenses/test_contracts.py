@@ -55,8 +55,7 @@ SETTINGS: dict[str, Defense] = {
     "sam(booster)": bs.SAM(rho=0.1, align=bs.Booster(lam=5, alpha=0.1)),
 }
 ROLES = {
-    role: batch_of(other_answers(seed=i))
-    for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)
+    role: batch_of(other_answers(seed=i)) for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)
 }
 
 every_defense = pytest.mark.parametrize("defense", SETTINGS.values(), ids=SETTINGS.keys())
