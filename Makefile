@@ -3,7 +3,7 @@
 # make lint    the lint and type check alone
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes)
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
-# make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (an hour; resumes)
+# make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (hours; resumes)
 # make clean   remove .venv and caches; results in runs/ stay
 #
 # PYTHON=python3.12   the interpreter to build .venv with (3.11 or newer)
@@ -25,7 +25,7 @@ demo: $(VENV)/stamp-demo
 	$(BIN)/boostershot run quickstart
 
 test: lint
-	$(BIN)/python -m pytest --durations=15
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=15
 
 lint: $(VENV)/stamp-test
 	$(BIN)/ruff check

@@ -26,7 +26,7 @@ SETTINGS: dict[str, Defense] = {
     "booster, 3 steps": bs.Booster(lam=5, alpha=0.1, steps=3),
     "booster, 3 fresh steps": bs.Booster(lam=5, alpha=0.1, steps=3, inner="fresh"),
     "booster, exact": bs.Booster(lam=5, alpha=0.1, order="exact"),
-    "booster, scheduled": bs.Booster(lam=5, alpha=0.1, schedule=TargetReduction(0.05, every=1)),
+    "booster, scheduled": bs.Booster(lam=5, alpha=0.1, schedule=TargetReduction(1.0, every=1)),
     "vaccine": bs.Vaccine(rho=2.0),
     "t_vaccine": bs.TVaccine(rho=2.0, layers=1, importance_every=1),
     "lookahead": bs.Lookahead(lam=0.5, alpha=0.1, bound=None),
