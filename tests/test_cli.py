@@ -233,7 +233,7 @@ def test_sigterms_handler_is_put_back() -> None:
 
 # grid.run holds a stage and sleeps; torch stays out, so that the process starts at once.
 STOPPABLE = """
-import sys, time, types
+import signal, sys, time, types
 from pathlib import Path
 import boostershot.pipeline as pipeline
 from boostershot.config import load_recipe
@@ -249,6 +249,7 @@ def run(recipe, folder, **options):
     with store.claimed(recipe.name):
         store.run("immunize", {}, [], work)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 pipeline.grid = sys.modules["boostershot.pipeline.grid"] = types.SimpleNamespace(run=run)
 reporter = types.SimpleNamespace(Reporter=lambda *_: None)
 sys.modules["boostershot.pipeline.progress"] = pipeline.progress = reporter
