@@ -92,6 +92,29 @@ def test_blocks_that_no_trainable_weight_comes_before():
     assert_is(model, step, vaccine(model, attentions(model), align, RHO), 1e-6)
 
 
+@pytest.mark.parametrize(
+    "defense",
+    [
+        bs.Vaccine(),
+        bs.Booster(alpha=0.1, align=bs.Vaccine()),
+        bs.TVaccine(layers=1),
+        bs.RepNoise(),
+        bs.CRL(),
+        bs.SEAM(),
+        bs.TAR(lr=1e-3),
+        bs.Sum({"noise": bs.RepNoise(beta=0)}),
+    ],
+)
+def test_what_works_on_a_decoders_parts_looks_for_them_first(defense):
+    model = transformers.RwkvForCausalLM(
+        transformers.RwkvConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
+    )
+    with pytest.raises(ValueError, match=r"^RwkvForCausalLM has no lists of 2 layers with attention"):
+        defense.check_model(model)
+    defense.check_model(tiny_llama())
+    bs.Booster(alpha=0.1).check_model(model)
+
+
 @pytest.mark.parametrize("defense", [bs.Vaccine(), bs.TVaccine(layers=1)])
 def test_a_model_without_attention_blocks_is_refused_in_one_line(defense):
     config = transformers.RwkvConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)

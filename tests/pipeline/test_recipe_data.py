@@ -152,3 +152,22 @@ def test_defenses_get_general_and_dev_rows_and_only_they_depend_on_them(folder):
     more = logs(data__general__n=20)  # ctrap and sdd again
     assert [sum(key in log for log in more) for key in ("loss", "collapse_loss", "dev_")] == [6, 2, 1]
     assert len(logs(data__general__n=20, evaluate__n_harmful=5)) == 6
+
+
+@pytest.mark.parametrize(
+    ("defense", "message"),
+    [
+        ({"method": "t_vaccine", "layers": 9}, "t_vaccine: layers is 9; this model has 2"),
+        ({"method": "ctrap", "alpha": 0.1, "token": 10**6}, "ctrap: token is 1000000; expected one of"),
+        (
+            {"method": "booster", "alpha": 0.1, "align": {"method": "t_vaccine", "layers": 9}},
+            "t_vaccine: layers is 9; this model has 2",
+        ),
+    ],
+)
+def test_a_model_that_a_defense_cannot_work_on_is_refused_before_anything_is_done(folder, tmp_path, defense, message):
+    unfit = recipe(folder, defenses={"sft": {"method": "sft"}, "mine": defense})
+    with pytest.raises(bs.InputError) as caught:
+        bs.run(unfit, tmp_path / "run", reporter=Reporter(quiet=True))
+    assert str(caught.value).startswith(f"defenses.mine: {message}")
+    assert not list((tmp_path / "run").glob("stages/immunize-*"))

@@ -118,6 +118,12 @@ class CRL(Regularizer):
             + (", and its predictions of the benign ones" if self.kl else ""),
         )
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if there are no recognisable layers."""
+        super().check_model(model)
+        if self.active:
+            decoder_layers(model)
+
     def term_reads(self) -> dict[str, int]:
         """Harmful rows and benign text."""
         return {

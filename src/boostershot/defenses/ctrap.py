@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from boostershot.core.losses import text_config
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
@@ -73,24 +75,30 @@ class CTRAP(Regularizer):
         """h at w for the direction, further steps, and C where they lead."""
         return Cost(own=self.steps, shared={"harmful": 1}, memory=2)
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if the fixed token is not known, or not the model's."""
+        super().check_model(model)
+        if self.active:
+            self._token(model)
+
     def term_reads(self) -> dict[str, int]:
         """Harmful rows and general text."""
         return {"harmful": harmful_batches(self.steps, self.inner), "general": 1}
 
     def term(self, oracle: Oracle, batch: Batch) -> Step:
         """lam times the collapse loss after the harmful step."""
-        trapped = batch.need("general").predicting(self._token(oracle))
+        trapped = batch.need("general").predicting(self._token(oracle.model))
         alpha = length(oracle, self.alpha, self.alpha_per_weight)
         with attacked(oracle, batch, alpha, self.steps, self.inner) as h:
             collapse = oracle.gradient(trapped)
         loss = collapse.loss
         return (self.lam * collapse).log(harmful_loss=h.loss, collapse_loss=loss)
 
-    def _token(self, oracle: Oracle) -> int:
-        token = self.token if self.token is not None else text_config(oracle.model).eos_token_id
+    def _token(self, model: nn.Module) -> int:
+        token = self.token if self.token is not None else text_config(model).eos_token_id
         token = token[0] if isinstance(token, list) else token
         if token is None:
             raise ValueError("ctrap: the model's configuration names no end-of-sequence token; give `token`")
-        if token >= (size := text_config(oracle.model).vocab_size):
+        if token >= (size := text_config(model).vocab_size):
             raise ValueError(f"ctrap: token is {token}; expected one of this model's {size}, from 0 on")
         return token

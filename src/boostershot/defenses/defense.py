@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+from torch import nn
 
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
@@ -73,6 +76,14 @@ class Defense(ABC):
     def passes(self) -> float:
         """Forward-backward passes over a batch in one step."""
         return self.cost.passes
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if the model lacks a part that a step, or one of the defences within, works on."""
+        for each in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            for within in value.values() if isinstance(value, Mapping) else [value]:
+                if isinstance(within, Defense):
+                    within.check_model(model)
 
     def answers(self) -> Literal["chosen", "unrelated"]:
         """What the `align` rows of a step answer."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from boostershot.core.batch import Layout, Rows
-from boostershot.core.blocks import mlp_blocks
+from boostershot.core.blocks import decoder_layers, mlp_blocks
 from boostershot.core.hidden import lens_losses, outputs_at
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
@@ -81,6 +81,12 @@ class RepNoise(Regularizer):
         terms = (self.beta > 0) + (self.alpha > 0)
         outputs = "the feed-forward outputs of the harmful answers, and as much noise" if self.beta else ""
         return Cost(own=terms, memory=terms - 1, activations=outputs)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if there are no recognisable layers or feed-forward blocks."""
+        super().check_model(model)
+        if self.active:
+            _ = mlp_blocks(model) if self.beta else decoder_layers(model)
 
     def term_reads(self) -> dict[str, int]:
         """Harmful answers to the prompts of the safe ones."""

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from boostershot.core.blocks import decoder_layers
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector
@@ -84,6 +86,12 @@ class SEAM(Regularizer):
             return ascent
         opposition = Cost(own=2, shared={"harmful": 1, "general": 1}, memory=4)
         return opposition.then(ascent) if self.unlearn else opposition
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if there are no recognisable layers."""
+        super().check_model(model)
+        if self.unlearn:
+            decoder_layers(model)
 
     def term_reads(self) -> dict[str, int]:
         """Harmful rows, and general text for the gradient to oppose."""

@@ -70,9 +70,13 @@ class TVaccine(Defense):
         """Safe answers, and harmful rows for the shares."""
         return {"align": 1, "harmful": 1}
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if there are no recognisable attention blocks, or fewer than `layers`."""
+        self._blocks(model)
+
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """f and its gradient with the sampled layers' attention outputs perturbed."""
-        blocks, rows = attention_blocks(oracle.model), batch.need("align")
+        blocks, rows = self._blocks(oracle.model), batch.need("align")
         chosen = self._sampled(oracle, batch, blocks)
         sampled = [blocks[k] for k in chosen]
         with oracle.leaving_out(self._outside(oracle, chosen)):
@@ -84,8 +88,6 @@ class TVaccine(Defense):
 
     def _sampled(self, oracle: Oracle, batch: Batch, blocks: list[nn.Module]) -> list[int]:
         """The layers of this step, in order; they and the shares persist between steps."""
-        if self.layers > len(blocks):
-            raise ValueError(f"t_vaccine: layers is {self.layers}; this model has {len(blocks)}")
         state = oracle.state
         again = oracle.step % self.importance_every == 0 and state.get(MEASURED) != oracle.step  # SAM steps twice
         if SHARES not in state or again:
@@ -104,6 +106,12 @@ class TVaccine(Defense):
         norms = [oracle.total_norm(Vector((part,))) for part in parts]
         tiny = max(math.fsum(norms), 1.0) * 1e-12  # so that layers without a gradient can be drawn last
         return [(norm + tiny) / math.fsum(norm + tiny for norm in norms) for norm in norms]
+
+    def _blocks(self, model: nn.Module) -> list[nn.Module]:
+        blocks = attention_blocks(model)
+        if self.layers > len(blocks):
+            raise ValueError(f"t_vaccine: layers is {self.layers}; this model has {len(blocks)}")
+        return blocks
 
     @staticmethod
     def _outside(oracle: Oracle, chosen: list[int]) -> frozenset[str]:

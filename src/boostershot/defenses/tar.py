@@ -147,6 +147,12 @@ class TAR(Regularizer):
         attack = Cost(self.steps - 1 + sampled, {"harmful": 1}, memory=1 + moments + waiting + start)
         return attack.then(retaining) if self.retain else attack
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if there are no recognisable layers."""
+        super().check_model(model)
+        if self.retain:
+            decoder_layers(model)
+
     def term_reads(self) -> dict[str, int]:
         """Harmful rows for the attacker and for T, and general rows for what is to be retained."""
         harmful = {"harmful": self.steps + 1 if self.inner == "fresh" else 1}

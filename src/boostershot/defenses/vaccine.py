@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from boostershot.core.blocks import attention_blocks
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
@@ -52,6 +54,11 @@ class Vaccine(Defense):
     def reads(self) -> dict[str, int]:
         """Safe answers."""
         return {"align": 1}
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raises ValueError if there are no recognisable attention blocks."""
+        if self.rho:
+            attention_blocks(model)
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """f and its gradient with the attention outputs perturbed."""

@@ -103,15 +103,21 @@ def _check(stages: Stages) -> None:
     Raises:
         InputError: the model or the data is wrong, or an attack wants more rows than there are.
     """
-    data, _ = stages.data, stages.base
+    data, (model, *_) = stages.data, stages.base
     for split in ("train", stages.recipe.evaluate.split):
         if not data.task.splits[split]:
             source = stages.recipe.data.task.source
             raise InputError(
                 f"data.task.source: {source}: its {split} split is empty; expected at least one row (add rows)"
             )
-    if any("dev" in build_defense(d, f"defenses.{label}").needs() for label, d in stages.recipe.defenses.items()):
-        _ = data.steering
+    for label, described in stages.recipe.defenses.items():
+        defense = build_defense(described, f"defenses.{label}")
+        if "dev" in defense.needs():
+            _ = data.steering
+        try:
+            defense.check_model(model)
+        except ValueError as error:
+            raise InputError(f"defenses.{label}: {error}") from None
     wanted, have = stages.recipe.data.align.n or 0, len(data.splits["align"])
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
