@@ -56,9 +56,15 @@ def paper(source: str) -> str:
 
 
 def needs(defense: Defense) -> str:
-    """The rows that a step reads, in words."""
-    parts = [_ROWS[role] + (f" x{n}" if n > 1 else "") for role, n in defense.reads().items()]
+    """The rows that must be there, in words."""
+    batches = defense.reads()
+    parts = [_ROWS[role] + (f" x{n}" if (n := batches.get(role, 1)) > 1 else "") for role in _needed(defense)]
     return ", ".join(parts)
+
+
+def _needed(defense: Defense) -> list[str]:
+    """The roles whose rows must be there, in the order of `_ROWS`."""
+    return [role for role in _ROWS if role in defense.needs()]
 
 
 def sections(name: str) -> list[tuple[str, str]]:
@@ -148,7 +154,7 @@ def overview() -> RenderableType:
     for name, row in zip(DEFENSES, table(), strict=True):
         defense = typical(name)
         memory = f"{defense.cost.memory:g}" + ("*" if defense.cost.activations else " ")
-        shown.add_row(name, row["passes"], memory, ", ".join(defense.reads()), row["source"])
+        shown.add_row(name, row["passes"], memory, ", ".join(_needed(defense)), row["source"])
     legend = (
         "\npasses: forward-backward passes a step. memory: in multiples of the trainable weights, beyond SFT; * and "
         "activations. `boostershot methods NAME` tells more of one."

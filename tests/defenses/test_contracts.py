@@ -1,5 +1,6 @@
 """What holds for every defence: nothing is left changed, every role counts, passes are as declared."""
 
+import dataclasses
 import random
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from boostershot.core.batch import Rows
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch
 from boostershot.defenses import Defense, TargetReduction
+from boostershot.methods import typical
 from tiny import tiny_gpt2
 
 # One setting of every entry of DEFENSES, and compositions of them.
@@ -53,6 +55,7 @@ SETTINGS: dict[str, Defense] = {
     "booster(vaccine)": bs.Booster(lam=5, alpha=0.1, align=bs.Vaccine(rho=2.0)),
     "booster(sam)": bs.Booster(lam=5, alpha=0.1, align=bs.SAM(rho=0.1)),
     "sam(booster)": bs.SAM(rho=0.1, align=bs.Booster(lam=5, alpha=0.1)),
+    "sam(sum)": bs.SAM(rho=0.1, align=bs.Sum({"b": bs.Booster(alpha=0.1), "a": bs.GradientAscent(bound=None)})),
 }
 ROLES = {
     role: batch_of(other_answers(seed=i)) for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)
@@ -204,6 +207,13 @@ def test_it_reads_the_roles_that_it_declares_and_no_other(defense):
                 defense.step(Oracle(model), without)
         else:
             defense.step(Oracle(model), without)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in bs.DEFENSES.items() if "align" in kind.__dataclass_fields__])
+def test_what_is_within_decides_on_the_answers_that_are_aligned_on(name):
+    outer = dataclasses.replace(typical(name), align=bs.SDD())
+    assert outer.answers() == "unrelated"
+    assert "general" in outer.needs()
 
 
 @every_defense

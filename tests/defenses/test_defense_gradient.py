@@ -88,6 +88,39 @@ def test_booster_refuses_values_without_meaning(values, message):
         bs.Booster(**values)
 
 
+def test_a_loop_hands_on_what_a_defense_keeps():
+    # CRL's divergence from the start is 0 as long as the start is where the model stands.
+    model, state, tensors = tiny_gpt2(std=0.2), {}, {}
+    defense = bs.CRL(benign=0, harmful=0, kl=1.0)
+    rows = {"align": ALIGN, "harmful": HARMFUL, "general": random_batch(seed=3)}
+    kept = {"state": state, "tensors": tensors}
+    first = bs.defense_gradient(model, defense, **rows, **kept)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            param -= 0.1 * first.gradient[name]
+    there = bs.defense_gradient(model, defense, **rows, step=1, **kept)
+    afresh = bs.defense_gradient(model, defense, **rows, step=1)
+    assert there.metrics["general_divergence"] > 1e-4
+    assert afresh.metrics["general_divergence"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_the_optimiser_should_leave_is_named():
+    model = tiny_llama()
+    step = bs.defense_gradient(model, bs.TVaccine(layers=1), align=ALIGN, harmful=HARMFUL)
+    assert step.untouched
+    assert all(not step.gradient[name].any() for name in step.untouched)
+    assert not bs.defense_gradient(model, bs.SFT(), align=ALIGN).untouched
+
+
+def test_a_callers_autocast_does_not_reuse_casts_of_other_weights():
+    model, booster = tiny_llama(std=0.2), bs.Booster(lam=1, alpha=0.5)
+    alone = bs.defense_gradient(model, booster, align=ALIGN, harmful=HARMFUL)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = bs.defense_gradient(model, booster, align=ALIGN, harmful=HARMFUL)
+    expected = alone.metrics["harmful_loss_reduction"]
+    assert within.metrics["harmful_loss_reduction"] == pytest.approx(expected, rel=0.1)
+
+
 def test_booster_is_frozen():
     with pytest.raises(AttributeError):
         bs.Booster(alpha=0.1).lam = 3.0  # type: ignore[misc]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from boostershot import SFT, Booster, ImmunizeArguments, InputError, immunize
+from boostershot import SEAM, SFT, Booster, ImmunizeArguments, InputError, immunize
 from boostershot.core.step import Batch
 from boostershot.data.rows import Completion, HarmfulPrompt
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
@@ -185,3 +185,17 @@ def test_the_seed_draws_the_adapter_whatever_ran_before(tmp_path):
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
     assert all(same)
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_bf16_reaches_the_step(tmp_path):
+    # SEAM refuses to compute in half precision, so it sees the autocast that the trainer was asked for.
+    general = [Completion(f"g{i}", row["prompt"], row["chosen"]) for i, row in enumerate(preference_rows(8))]
+    rows = preference_rows(8)
+    with pytest.raises(ValueError, match=r"seam: the model computes in half precision"):
+        immunize(
+            tiny_llama(320), tiny_tokenizer(True), rows, SEAM(), arguments(tmp_path / "a", bf16=True), general=general
+        )
+    model = immunize(
+        tiny_llama(320), tiny_tokenizer(True), rows, Booster(alpha=0.1), arguments(tmp_path / "b", bf16=True)
+    )
+    assert all(torch.isfinite(param).all() for param in model.parameters())

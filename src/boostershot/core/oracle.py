@@ -332,6 +332,7 @@ class Oracle:
     def _forward(self, micro_batch: int) -> Iterator[None]:
         """h(w) and h(w') must differ by the weights alone: the mask is a function of seed, step, rank, micro-batch."""
         self._micro_batch = micro_batch
+        torch.clear_autocast_cache()  # a caller's own autocast would reuse casts of other weights
         rank = dist.get_rank() if dist.is_initialized() else 0
         device = self.params[0].device
         devices = [] if device.type == "cpu" else [device]

@@ -18,7 +18,7 @@ class Antibody(Defense):
     """min f(w) + lam_t * s(w) + lam_refuse * f(w'), s = h(w) - h(w'), w' = w - alpha * unit(g).
 
     lam_t = max(0, xi - dot(grad s, grad f) / |grad s|^2), at most `lam_max`: the least weight with which s falls at a
-    rate of xi |grad s|^2 whatever f does. First order.
+    rate of xi |grad s|^2 whatever f at w does; the term of lam_refuse is left out of it, as published. First order.
 
     Args:
         lam: a constant weight in place of lam_t; with lam_refuse 0 that is Booster.
@@ -40,8 +40,8 @@ class Antibody(Defense):
         source="arXiv:2603.00498 (ICLR 2026), alignment stage; hyper-parameters of its experiments not available here",
         equation="f(w) + lam_t * (h(w) - h(w')) + lam_refuse * f(w'), w' = w - alpha * unit(g), "
         "lam_t = max(0, xi - dot(grad s, grad f) / |grad s|^2)",
-        idea="The bracket is to fall at a set rate at every step, with as little disturbance of f as that needs, and "
-        "refusal is to survive the simulated attack.",
+        idea="The bracket is to fall at a set rate at every step whatever f does, with as little disturbance of f as "
+        "that needs, and refusal is to survive the simulated attack.",
         follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The "
         "fine-tuning stage (weights on the user's rows) is not an alignment-stage defence.",
         example={"alpha_per_weight": 2e-5},
@@ -72,7 +72,8 @@ class Antibody(Defense):
         bracket = Cost(1, {"harmful": 1}, memory=2)
         if not self.lam_refuse:
             return bracket.then(align)
-        refusing = Cost(1 + align.passes, {"harmful": 1}, memory=3 + align.memory)  # beside h, h' and the copy of w
+        # f at w' runs beside h, h' and the copy of w.
+        refusing = Cost(1 + align.passes_away, {"harmful": 1}, memory=3 + align.memory)
         return refusing.then(replace(align, memory=1 + align.memory))  # its gradient waits, as the bracket does
 
     def reads(self) -> dict[str, int]:

@@ -38,6 +38,11 @@ class Cost:
         """All passes of the step."""
         return self.own + len(self.shared)
 
+    @property
+    def passes_away(self) -> float:
+        """All passes of the same step at other weights, where nothing is shared."""
+        return self.own + sum(self.shared.values())
+
     def then(self, other: Cost) -> Cost:
         """The cost of two terms of a sum, computed one after the other.
 
@@ -86,8 +91,9 @@ class Defense(ABC):
                     within.check_model(model)
 
     def answers(self) -> Literal["chosen", "unrelated"]:
-        """What the `align` rows of a step answer."""
-        return self.align_answers
+        """What the `align` rows of a step answer: as the defence within wants them, if there is one."""
+        align = getattr(self, "align", None)
+        return align.answers() if isinstance(align, Defense) else self.align_answers
 
     def needs(self) -> frozenset[str]:
         """The kinds of rows that must be there: those that a step reads, and those that its rows are made of."""
@@ -125,10 +131,6 @@ class Regularizer(Defense):
     def reads(self) -> dict[str, int]:
         """What the term reads, and what `align` does."""
         return most(self.align.reads(), self.term_reads() if self.active else {})
-
-    def answers(self) -> Literal["chosen", "unrelated"]:
-        """As `align` wants them."""
-        return self.align.answers()
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """`align` plus the term, which comes first: `align` then runs beside one gradient."""

@@ -6,7 +6,6 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
@@ -44,10 +43,6 @@ class Finishing(Defense):
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """The step of `align`."""
         return self.align.step(oracle, batch)
-
-    def answers(self) -> Literal["chosen", "unrelated"]:
-        """As `align` wants them."""
-        return self.align.answers()
 
     def needs(self) -> frozenset[str]:
         """What `align` needs, and what the stage itself reads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,11 +16,15 @@ from boostershot.defenses.defense import Defense
 
 @dataclass(frozen=True)
 class GradientStep:
-    """The objective's loss, its gradient by parameter name (trainable ones only), and the metrics of the step."""
+    """The objective's loss, its gradient by parameter name (trainable ones only), and the metrics of the step.
+
+    `untouched` names parameters that the step leaves out (T-Vaccine's other layers): give the optimiser None for them.
+    """
 
     loss: float
     gradient: dict[str, Tensor]
     metrics: dict[str, float]
+    untouched: frozenset[str] = frozenset()
 
 
 def defense_gradient(
@@ -32,6 +37,9 @@ def defense_gradient(
     general: Mapping[str, Tensor] | None = None,
     dev: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    step: int = 0,
+    state: dict[str, Any] | None = None,
+    tensors: dict[str, Tensor] | None = None,
     micro_batch_size: int | None = None,
 ) -> GradientStep:
     """The loss and gradient that `defense` would hand to the optimiser, before clipping.
@@ -43,7 +51,9 @@ def defense_gradient(
             labels are -100 where unsupervised; padded on either side. Row i of `paired` is the harmful answer to the
             prompt of `align`'s row i. A defence that reads several harmful batches (`defense.reads()`) cuts
             `harmful` into so many.
-        seed: of all random choices; dropout masks are the same in all passes of the step.
+        seed, step: all that random choices depend on; dropout masks are the same in all passes of the step.
+        state, tensors: what the defence keeps between steps (layer shares, a schedule's factor, the weights at the
+            start): give the same two dictionaries, empty at first, and the next `step`, at every step of a loop.
         micro_batch_size: rows in one forward pass; the result does not depend on it.
 
     Returns:
@@ -56,6 +66,9 @@ def defense_gradient(
     """
     given = {"align": align, "harmful": harmful, "paired": paired, "general": general, "dev": dev}
     rows = {role: Rows.of(batch).named(role) for role, batch in given.items() if batch is not None}
-    oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed)
-    step = defense.step(oracle, Batch(**rows, parts=defense.reads()))
-    return GradientStep(step.loss, dict(zip(oracle.names, step.gradient.tensors(), strict=True)), step.metrics)
+    oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed, step=step)
+    oracle.state = state if state is not None else {}
+    oracle.tensors = tensors if tensors is not None else {}
+    found = defense.step(oracle, Batch(**rows, parts=defense.reads()))
+    gradient = dict(zip(oracle.names, found.gradient.tensors(), strict=True))
+    return GradientStep(found.loss, gradient, found.metrics, oracle.untouched)

@@ -109,15 +109,11 @@ class Patcher(Defense):
         if not self.mix:
             return align
         attack = sum(self.steps) / len(self.steps) / self.round
-        return Cost(attack + align.passes + align.own, align.shared, 3 + align.memory, align.activations)
+        return Cost(attack + align.passes_away + align.own, align.shared, 3 + align.memory, align.activations)
 
     def reads(self) -> dict[str, int]:
         """What `align` reads, and harmful rows for the attacker."""
         return most(self.align.reads(), {"harmful": self.batches} if self.mix else {})
-
-    def answers(self) -> Literal["chosen", "unrelated"]:
-        """As `align` wants them."""
-        return self.align.answers()
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """f at both points; delta is a constant to the gradient."""

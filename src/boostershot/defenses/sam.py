@@ -63,7 +63,10 @@ class SAM(Defense):
         if self._radius_is_zero:
             return align
         return Cost(
-            own=align.passes + align.own, shared=align.shared, memory=1 + align.memory, activations=align.activations
+            own=align.passes_away + align.own,
+            shared=align.shared,
+            memory=1 + align.memory,
+            activations=align.activations,
         )
 
     def reads(self) -> dict[str, int]:

@@ -90,7 +90,7 @@ class DefenseTrainer(Trainer):
             micro_batch_size=self.args.micro_batch_size,  # type: ignore[attr-defined]
             seed=self.args.seed,
             step=self.state.global_step,
-            autocast=self.compute_loss_context_manager,
+            autocast=self.accelerator.autocast,  # type: ignore[arg-type]
             state=self._defense_state().values,
             tensors=self.tensors,
         )
