@@ -76,9 +76,9 @@ class CTRAP(Regularizer):
         return Cost(own=self.steps, shared={"harmful": 1}, memory=2)
 
     def check_model(self, model: nn.Module) -> None:
-        """Raises ValueError if the fixed token is not known, or not the model's."""
+        """Raises ValueError if the fixed token is not the model's; the trainer may yet name the default one."""
         super().check_model(model)
-        if self.active:
+        if self.active and self.token is not None:
             self._token(model)
 
     def term_reads(self) -> dict[str, int]:

@@ -62,10 +62,11 @@ class SAM(Defense):
         align = self.align.cost
         if self._radius_is_zero:
             return align
+        kept = sum(uses > 1 for uses in align.shared.values())  # copies of shared gradients, which are of w only
         return Cost(
             own=align.passes_away + align.own,
             shared=align.shared,
-            memory=1 + align.memory,
+            memory=max(align.memory, 1 + align.memory - kept),
             activations=align.activations,
         )
 
