@@ -35,14 +35,15 @@ def table() -> list[dict[str, str]]:
     """One row a method: name, passes, memory, data, source. Costs are of the example setting."""
     rows = []
     for name, kind in DEFENSES.items():
-        cost = typical(name).cost
+        defense = typical(name)
+        cost = defense.cost
         memory = f"{cost.memory:g}" + (" + activations" if cost.activations else "")
         rows.append(
             {
                 "method": name,
                 "passes": f"{cost.passes:.4g}",
                 "memory": memory,
-                "data": needs(typical(name)),
+                "data": needs(defense),
                 "source": paper(kind.about.source),
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,18 +21,28 @@ def outputs_at(model: nn.Module, modules: Sequence[nn.Module], layout: Layout) -
     Raises:
         ValueError: the model does not run one of them.
     """
+    # `output_hidden_states` would know layers only, and leave hooks of its own behind.
+    with keeping_outputs(model, modules, layout) as outputs, projecting_only(model, layout.positions[:1]):
+        model(**layout.inputs, use_cache=False)
+    return outputs()
+
+
+@contextmanager
+def keeping_outputs(model: nn.Module, modules: Sequence[nn.Module], layout: Layout) -> Iterator[Callable[[], Tensor]]:
+    """Around a pass over the layout: the call gives these modules' outputs, as `outputs_at` does, with its error."""
     found: dict[int, Tensor] = {}
 
     def keep(k: int, out: Tensor) -> Tensor:
         found[k] = out
         return out
 
-    # `output_hidden_states` would know layers only, and leave hooks of its own behind.
-    with rewriting(modules, keep), projecting_only(model, layout.positions[:1]):
-        model(**layout.inputs, use_cache=False)
-    if len(found) < len(modules):
-        raise ValueError(f"{type(model).__name__} did not run all of its {len(modules)} blocks")
-    return torch.stack([_select(found[k], layout) for k in range(len(modules))], 1)
+    def outputs() -> Tensor:
+        if len(found) < len(modules):
+            raise ValueError(f"{type(model).__name__} did not run all of its {len(modules)} blocks")
+        return torch.stack([_select(found[k], layout) for k in range(len(modules))], 1)
+
+    with rewriting(modules, keep):
+        yield outputs
 
 
 def lens_losses(model: nn.Module, layout: Layout) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -33,6 +33,25 @@ def token_logits(model: nn.Module, layout: Layout) -> Tensor:
             "states; such a model is not supported"
         )
     return logits[0] if logits.dtype == torch.float64 else logits[0].float()
+
+
+def in_turn(
+    values: Tensor, loss: Callable[[nn.Module, Layout, Tensor], Tensor]
+) -> Callable[[nn.Module, Layout], Tensor]:
+    """`loss(model, layout, values of the layout's positions)` as a loss of supervised tokens.
+
+    Args:
+        values: [n, ...], those of all rows, of which the loss sees micro-batch after micro-batch.
+        loss: of at least one position.
+    """
+    ahead = values
+
+    def of_next(model: nn.Module, layout: Layout) -> Tensor:
+        nonlocal ahead
+        here, ahead = ahead[: layout.positions.numel()], ahead[layout.positions.numel() :]
+        return loss(model, layout, here) if len(here) else torch.zeros(0, device=layout.positions.device)
+
+    return of_next
 
 
 @contextmanager

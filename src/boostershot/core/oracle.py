@@ -19,6 +19,7 @@ from boostershot.core.vector import Vector, excursion
 
 TokenLoss = Callable[[nn.Module, Layout], Tensor]  # one value for each supervised position, shape [n]
 Reading = Callable[[nn.Module, Layout], Tensor]  # hidden states at each supervised position, shape [n, ...]
+START = "start/"  # in `tensors`, before the names of the parameters as they were when the training began
 FORWARD = 1 / 3  # of a forward-backward pass: the backward costs two forwards
 _NO_SECOND_DERIVATIVE = ("derivative", "differentiate", "does not require grad", "not implemented", "checkpoint")
 
@@ -205,18 +206,24 @@ class Oracle:
     def at_start(self) -> Iterator[None]:
         """Within, the weights are those at which this training began: the reference model."""
         self.remember_start()
+        with self.at({name: self.tensors[START + name] for name in self.names}):
+            yield
+
+    @contextmanager
+    def at(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within, the weights are these, by parameter name; after, they are what they were, bit for bit."""
         with self.away():
             with torch.no_grad():
                 for name, param in zip(self.names, self.params, strict=True):
-                    param.data.copy_(self.tensors[f"start/{name}"])
+                    param.data.copy_(weights[name])
             yield
 
     def remember_start(self) -> None:
         """Keep the weights as the start, unless there is one; those at home, wherever this is called."""
         home = self._homes[0] if self._homes else self.params
         for name, weights in zip(self.names, home, strict=True):
-            if f"start/{name}" not in self.tensors:
-                self.tensors[f"start/{name}"] = weights.detach().clone()
+            if START + name not in self.tensors:
+                self.tensors[START + name] = weights.detach().clone()
 
     @contextmanager
     def leaving_out(self, names: frozenset[str]) -> Iterator[None]:

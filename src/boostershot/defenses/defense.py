@@ -84,11 +84,8 @@ class Defense(ABC):
 
     def check_model(self, model: nn.Module) -> None:
         """Raises ValueError if the model lacks a part that a step, or one of the defences within, works on."""
-        for each in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, each.name)
-            for within in value.values() if isinstance(value, Mapping) else [value]:
-                if isinstance(within, Defense):
-                    within.check_model(model)
+        for part in parts(self):
+            part.check_model(model)
 
     def answers(self) -> Literal["chosen", "unrelated"]:
         """What the `align` rows of a step answer: as the defence within wants them, if there is one."""
@@ -139,6 +136,18 @@ class Regularizer(Defense):
         with oracle.sharing(self.cost.shared):
             term = self.term(oracle, batch)
             return self.align.step(oracle, batch) + term
+
+
+def parts(defense: Defense) -> list[Defense]:
+    """The defences that a defence is directly composed of."""
+    values = [getattr(defense, each.name) for each in dataclasses.fields(defense)]  # type: ignore[arg-type]
+    flat = [one for value in values for one in (value.values() if isinstance(value, Mapping) else [value])]
+    return [one for one in flat if isinstance(one, Defense)]
+
+
+def within(defense: Defense) -> list[Defense]:
+    """The defences that a defence is composed of, at any depth."""
+    return [one for part in parts(defense) for one in (part, *within(part))]
 
 
 def most(*reads: Mapping[str, int]) -> dict[str, int]:

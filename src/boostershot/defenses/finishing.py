@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
-from boostershot.defenses.defense import Cost, Defense
-
-START = "start/"  # before a parameter's name, the weights with which the alignment began; in `oracle.tensors`
+from boostershot.defenses.defense import Cost, Defense, within
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Finishing(Defense):
         Called again, with the same aligned weights, where a stop is resumed.
 
         Args:
-            oracle: with the weights that `align` left, and in `tensors`, under "start/" and a parameter's name, those
+            oracle: with the weights that `align` left, and in `tensors`, under `START` and a parameter's name, those
                 of all trainable parameters before the alignment.
         """
 
@@ -84,21 +80,10 @@ def stages_of(defense: Defense) -> tuple[Defense, tuple[Finishing, ...]]:
     while isinstance(alignment, Finishing):
         stages.insert(0, alignment)
         alignment = alignment.align
-    for inner in _within(alignment):
+    for inner in within(alignment):
         if isinstance(inner, Finishing):
             name = type(inner).__name__
             raise ValueError(
                 f"{name} follows an alignment and cannot be a part of {type(alignment).__name__}; expected it outside"
             )
     return alignment, tuple(stages)
-
-
-def _within(defense: Defense) -> list[Defense]:
-    """The defences that a defence is composed of, at any depth."""
-    found = list[Defense]()
-    for field in dataclasses.fields(defense):  # type: ignore[arg-type]
-        value = getattr(defense, field.name)
-        for one in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(one, Defense):
-                found += [one, *_within(one)]
-    return found

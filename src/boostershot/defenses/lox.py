@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from boostershot.core.oracle import Oracle
+from boostershot.core.oracle import START, Oracle
 from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Defense, check, check_count
-from boostershot.defenses.finishing import START, Finishing
+from boostershot.defenses.finishing import Finishing
 from boostershot.defenses.sft import SFT
 from boostershot.defenses.update import updates
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boostershot.core.batch import Layout, Rows
-from boostershot.core.losses import token_logits
+from boostershot.core.losses import in_turn, token_logits
 from boostershot.core.oracle import FORWARD, Oracle, TokenLoss
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import About, HyperParameter
@@ -133,10 +133,7 @@ class Distil(Defense):
         return (0.5 * align + 0.5 * general).log(divergence_align=losses[0], divergence_general=losses[1])
 
     def _divergence(self, oracle: Oracle, rows: Rows) -> Step:
-        with oracle.away():
-            with torch.no_grad():
-                for name, param in zip(oracle.names, oracle.params, strict=True):
-                    param.data.copy_(self.teacher[name])
+        with oracle.at(self.teacher):
             taught = oracle.features(rows, log_probabilities)
         return oracle.gradient(rows, divergence_from(taught))
 
@@ -154,13 +151,8 @@ def divergence_from(teacher: Tensor) -> TokenLoss:
     Args:
         teacher: `log_probabilities` of all the rows, of which the loss sees micro-batch after micro-batch.
     """
-    ahead = teacher
 
-    def loss(model: nn.Module, layout: Layout) -> Tensor:
-        nonlocal ahead
-        here, ahead = ahead[: layout.positions.numel()], ahead[layout.positions.numel() :]
-        if not len(here):
-            return torch.zeros(0, device=layout.positions.device)
-        return torch.sum(here.exp() * (here - log_probabilities(model, layout)), -1)
+    def divergence(model: nn.Module, layout: Layout, taught: Tensor) -> Tensor:
+        return torch.sum(taught.exp() * (taught - log_probabilities(model, layout)), -1)
 
-    return loss
+    return in_turn(teacher, divergence)

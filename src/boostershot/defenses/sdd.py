@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from boostershot.core.oracle import Oracle
-from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import About
-from boostershot.defenses.defense import Cost, Defense
+from boostershot.defenses.sft import SFT
 
 
 @dataclass(frozen=True)
-class SDD(Defense):
-    """min of the mean next-token loss of fluent answers, beside the point, to harmful prompts."""
+class SDD(SFT):
+    """SFT's step on other rows: the mean next-token loss of fluent answers, beside the point, to harmful prompts."""
 
     align_answers: ClassVar[Literal["chosen", "unrelated"]] = "unrelated"
 
@@ -30,17 +28,3 @@ class SDD(Defense):
         "Published with 8000 pairs and all weights at a learning rate of 5e-7; not reproduced outside its chat "
         "template, and near the undefended model under a search for attacks.",
     )
-
-    @property
-    def cost(self) -> Cost:
-        """The loss at w."""
-        return Cost(shared={"align": 1})
-
-    def reads(self) -> dict[str, int]:
-        """Harmful prompts, answered beside the point."""
-        return {"align": 1}
-
-    def step(self, oracle: Oracle, batch: Batch) -> Step:
-        """The loss and its gradient."""
-        f = oracle.shared_gradient(batch, "align")
-        return f.log(alignment_loss=f.loss)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from boostershot.core.batch import Layout, Rows
 from boostershot.core.blocks import decoder_layers
-from boostershot.core.hidden import outputs_at
-from boostershot.core.losses import token_logits, token_losses
-from boostershot.core.oracle import FORWARD, Oracle, TokenLoss, rewriting
+from boostershot.core.hidden import keeping_outputs, outputs_at
+from boostershot.core.losses import in_turn, token_logits, token_losses
+from boostershot.core.oracle import FORWARD, Oracle, TokenLoss
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
 from boostershot.defenses.attacked import Inner
@@ -230,17 +230,10 @@ def loss_and_distance(start: Tensor) -> TokenLoss:
     Args:
         start: `hidden_states` of all the rows, of which the loss sees micro-batch after micro-batch.
     """
-    ahead = start
 
-    def loss(model: nn.Module, layout: Layout) -> Tensor:
-        nonlocal ahead
-        here, ahead = ahead[: layout.positions.numel()], ahead[layout.positions.numel() :]
-        if not len(here):
-            return torch.zeros(0, device=layout.positions.device)
-        outputs: dict[int, Tensor] = {}
-        with rewriting(decoder_layers(model), lambda k, out: outputs.setdefault(k, out)):
+    def loss(model: nn.Module, layout: Layout, began: Tensor) -> Tensor:
+        with keeping_outputs(model, decoder_layers(model), layout) as states:
             losses = token_losses(model, layout)
-        states = [outputs[k].flatten(0, 1).index_select(0, layout.positions) for k in range(len(outputs))]
-        return losses + torch.linalg.vector_norm(torch.stack(states, 1) - here, dim=-1).mean(-1)
+        return losses + torch.linalg.vector_norm(states() - began, dim=-1).mean(-1)
 
-    return loss
+    return in_turn(start, loss)

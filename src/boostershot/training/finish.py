@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from boostershot.core.oracle import Oracle
-from boostershot.defenses.finishing import START, Finishing
+from boostershot.core.oracle import START, Oracle
+from boostershot.defenses.finishing import Finishing
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.data import RolesDataset
 from boostershot.training.metrics import MetricsFile
