@@ -12,6 +12,7 @@ from typing import Any
 from boostershot.config import Recipe
 from boostershot.evaluation.statistics import bootstrap_interval
 from boostershot.pipeline.agreement import agreement
+from boostershot.pipeline.comparisons import Read, Verdicts, comparisons
 from boostershot.pipeline.files import read_json
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
@@ -90,19 +91,33 @@ def assemble(
     """
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
+    read = _each_once(partial(read_verdicts, folder / "stages"))
     base = {"defense": None, "attack": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
         "baseline": (unaligned := [_row(recipe, base, stage, label) for label, stage in baseline.items()]),
         "rows": rows,
-        "summary": summarise(rows, methods, partial(read_verdicts, folder / "stages")),
+        "summary": summarise(rows, methods, read),
+        "comparisons": comparisons(rows, read),
         "costs": relative_costs(list(_costs(cells)), methods),
         "judges": list(judges),
-        "agreement": agreement([*unaligned, *rows], _labels(recipe), partial(read_verdicts, folder / "stages")),
+        "agreement": agreement([*unaligned, *rows], _labels(recipe), read),
         "observations": observations(rows, methods),
     }
     return Results(folder, json.loads(json.dumps(content)))  # as a reader of the file sees it
+
+
+def _each_once(read: Read) -> Read:
+    """The same, but a stage's files are read once."""
+    known: dict[str | None, Verdicts | None] = {}
+
+    def remembered(row: Mapping[str, Any]) -> Verdicts | None:
+        if row["stage"] not in known:
+            known[row["stage"]] = read(row)
+        return known[row["stage"]]
+
+    return remembered
 
 
 def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:

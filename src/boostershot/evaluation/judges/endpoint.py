@@ -1,7 +1,7 @@
 """endpoint: the rubric of rubric.py, graded by any OpenAI-compatible chat completions endpoint.
 
-`httpx2`, which huggingface_hub brings anyway, does the HTTP: for one POST the `openai` package is not needed. Run against
-a real local HTTP server by the tests; not run for real against a paid service.
+`httpx2`, which huggingface_hub brings anyway, does the HTTP: for one POST the `openai` package is not needed.
+Run against a real local HTTP server by the tests; not run for real against a paid service.
 """
 
 from __future__ import annotations
