@@ -155,8 +155,8 @@ def unjudged(judge: str, rows: Sequence[Item]) -> str | None:
     low, high = widest["harmful_score_bounds"]
     return (
         f"{judge} gave no readable verdict on {unknown} of {n} answers in {len(stages)} "
-        f"cell{'s' * (len(stages) > 1)}. Its harmful scores count the others; were the unknown all safe, or all harmful, "
-        f"the score of the worst cell would be {number(low)} or {number(high)}."
+        f"cell{'s' * (len(stages) > 1)}. Its harmful scores count the others; were the unknown all safe, or all "
+        f"harmful, the score of the worst cell would be {number(low)} or {number(high)}."
     )
 
 

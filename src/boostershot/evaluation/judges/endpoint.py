@@ -88,20 +88,25 @@ class Endpoint(Settings):
             return None
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
 
+    def check(self) -> None:
+        """The key is there."""
+        self._key()
+
     def open(self, around: Around) -> Judge:
-        """The judge; asks for the key, and for nothing of the endpoint yet.
+        """The judge; it asks nothing of the endpoint yet.
 
         Raises:
             InputError: the environment variable holds no key.
         """
-        key = None
-        if self.key_env is not None:
-            key = os.environ.get(self.key_env, "").strip()
-            if not key:
-                raise InputError(
-                    f"judge endpoint: the environment variable {self.key_env} is empty; expected an API key"
-                )
-        return _Grader(self, key)
+        return _Grader(self, self._key())
+
+    def _key(self) -> str | None:
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "").strip()
+        if not (key and key.isascii() and key.isprintable()):
+            raise InputError(f"judge endpoint: the environment variable {self.key_env} holds no API key; expected one")
+        return key
 
 
 class _Grader:

@@ -32,6 +32,8 @@ class PlainText:
 
     def __call__(self, parts: Sequence[Part]) -> list[int]:
         """The tokens of the parts, read as one text (so that ordinary data is tokenised as published)."""
+        # A lone surrogate is no letter in any script, and no tokenizer takes it.
+        parts = [(part.encode("utf-8", "replace").decode(), ours) for part, ours in parts]
         pieces, where = [], 0
         text = "".join(part for part, _ in parts)
         for cut in self._cuts(text, parts):
