@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from boostershot.core.oracle import NonFiniteError
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
-    from boostershot.data.tasks import Task, load_task
+    from boostershot.data.safe_prompts import load_safe_prompts
+    from boostershot.data.tasks import OwnTask, Task, load_task
+    from boostershot.data.texts import load_texts
     from boostershot.defenses import (
         CRL,
         CTRAP,
@@ -75,12 +77,15 @@ _HOMES = {
     "InputError": "errors",
     "load_base": "models",
     "load_harmful_prompts": "data.harmful",
+    "load_safe_prompts": "data.safe_prompts",
     "load_task": "data.tasks",
+    "load_texts": "data.texts",
     "Lookahead": "defenses",
     "LoX": "defenses",
     "NoiseAndDistil": "defenses",
     "NonFiniteError": "core.oracle",
     "OfflineJudge": "evaluation.judges",
+    "OwnTask": "data.tasks",
     "Patcher": "defenses",
     "Relevance": "evaluation.judges",
     "RepNoise": "defenses",
@@ -123,6 +128,7 @@ __all__ = [
     "NoiseAndDistil",
     "NonFiniteError",
     "OfflineJudge",
+    "OwnTask",
     "Patcher",
     "Relevance",
     "RepNoise",
@@ -143,7 +149,9 @@ __all__ = [
     "immunize",
     "load_base",
     "load_harmful_prompts",
+    "load_safe_prompts",
     "load_task",
+    "load_texts",
     "run",
     "write_report",
 ]
