@@ -180,7 +180,7 @@ def _repeat(cache: DynamicCache, times: int, model: PreTrainedModel) -> DynamicC
 
 
 class _Roomy(DynamicLayer):
-    """Keys and values that lie at the beginning of a longer buffer: the stock layer copies all of them for each token."""
+    """Keys and values at the start of a longer buffer: the stock layer copies all of them for each token."""
 
     room: tuple[torch.Tensor, torch.Tensor] | None = None
 
