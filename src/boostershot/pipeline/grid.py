@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -121,6 +121,8 @@ def _check(stages: Stages) -> None:
             defense.check_model(model)
         except ValueError as error:
             raise InputError(f"defenses.{label}: {error}") from None
+    for judge in stages.panel.values():
+        judge.check()
     wanted, have = stages.recipe.data.align.n or 0, len(data.splits["align"])
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
@@ -169,7 +171,8 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
     """One attack on one immunised model, scored at its recorded steps."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
     attacked: Path | None = None
-    evaluated: dict[int, Path] = {}
+    evaluated: dict[tuple[int, str], Path] = {}
+    failed: dict[str, str] = {}  # a judge that fails leaves the others alone
     try:
         attacked = stages.attacked(attack, settings, immunized, seed)
         for step in settings.eval_steps if until in ("evaluate", "report") else ():
@@ -177,10 +180,27 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
                 continue
             what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
             layers = _layers(immunized, attacked, step, settings.adapter)
-            evaluated[step] = stages.evaluated(attacked if step else immunized, layers, what)
+            judged, not_judged = _judged(stages, attacked if step else immunized, layers, what, failed)
+            evaluated |= {(step, judge): stage for judge, stage in judged.items()}
+            failed |= not_judged
     except Exception as error:
-        return Cell(defense, attack, seed, immunized, attacked, evaluated, told(error))
-    return Cell(defense, attack, seed, immunized, attacked, evaluated)
+        return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, told(error))
+    errors = "; ".join(dict.fromkeys(failed.values())) or None
+    return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, errors)
+
+
+def _judged(
+    stages: Stages, of: Path | None, layers: list[Layer], what: str, without: Collection[str] = ()
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """The evaluations of one model by judge, and why there is none; judges in `without` are not asked."""
+    found, failed = {}, {}
+    for judge in stages.panel:
+        if judge not in without:
+            try:
+                found[judge] = stages.evaluated(of, layers, what, judge)
+            except Exception as error:
+                failed[judge] = told(error)
+    return found, failed
 
 
 def _layers(immunized: Path, attacked: Path, step: int, adapter: str) -> list[Layer]:
@@ -193,13 +213,11 @@ def _layers(immunized: Path, attacked: Path, step: int, adapter: str) -> list[La
 
 def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     """Score the un-aligned model and write results.json."""
-    baseline = calibration = None
-    try:
-        calibration = stages.calibration()
-        baseline = stages.evaluated(None, [], "the un-aligned model")
-    except Exception as error:
-        stages.reporter.line(f"the un-aligned model could not be scored: {told(error)}")
-    results = assemble(stages.recipe, stages.store.root, cells, baseline, calibration)
+    baseline, failed = _judged(stages, None, [], "the un-aligned model")
+    for error in dict.fromkeys(failed.values()):
+        stages.reporter.line(f"the un-aligned model could not be scored: {error}")
+    judges = [stages.described(judge) for judge in stages.panel if judge in baseline]
+    results = assemble(stages.recipe, stages.store.root, cells, baseline, judges)
     write_json(stages.store.root / "results.json", results.content)
     return results
 
