@@ -12,7 +12,7 @@ from boostershot.integrations.prompts import HARMFUL, SAFE, harmful, harmful_fig
 def harmful_dataset(
     harmful_source: str = HARMFUL, harmful_split: str = "test", harmful_n: int | None = None, **_: Any
 ) -> dict[str, Dataset]:
-    """The prompts; `lm_eval --metadata '{"harmful_source": "FILE"}'` names others. Its other metadata are not for us."""
+    """The prompts; `lm_eval --metadata '{"harmful_source": "FILE"}'` names others. Other metadata are not for us."""
     rows = harmful(harmful_source, harmful_split, harmful_n)
     return {"test": Dataset.from_list([{"id": row.id, "prompt": row.prompt, "category": row.category} for row in rows])}
 
