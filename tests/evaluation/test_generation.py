@@ -99,7 +99,7 @@ def test_rows_that_ended_are_computed_no_further():
     assert generate(model, form, list(answers), max_new_tokens=30) == [
         text(form, answer) for answer in answers.values()
     ]
-    assert sum(rows[1:]) < 1.3 * sum(needed) < 0.8 * len(needed) * max(needed)
+    assert sum(rows[1:]) < 1.25 * sum(needed) < 0.85 * len(needed) * max(needed)
 
 
 def test_what_is_known_is_not_generated_again_and_changes_no_other_answer():

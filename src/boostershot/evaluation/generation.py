@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -17,7 +17,6 @@ ENDED = 1 / 4  # of a batch's rows, at which those that ended are dropped and th
 ROOM = 64  # tokens that a cache grows by at once
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     form: Format,
@@ -46,30 +45,49 @@ def generate(
     """
     answers = dict(known or {})
     distinct = list(dict.fromkeys(prompts))
-    rows = {prompt: form.prompt_ids(prompt) for prompt in distinct}
-    ends = {int(token) for token in (form.end_ids()[0], form.tokenizer.eos_token_id) if token is not None}
-    # The longest first: a batch that does not fit into memory says so at once.
-    order = sorted(distinct, key=lambda prompt: -len(rows[prompt]))
-    n = -(-len(order) // batch_size)  # batches, of even sizes: small ones cost more a row
-    batches = [order[i * len(order) // n : (i + 1) * len(order) // n] for i in range(n)]
+    wanted = {i for i, prompt in enumerate(distinct) if prompt not in answers}
     advance(sum(prompt in answers for prompt in prompts))
+    rows = [form.prompt_ids(prompt) for prompt in distinct]
     was_training = model.training
     model.eval()
     try:
-        shared, preamble = _preamble(model, list(rows.values()), max_new_tokens)
-        for batch in batches:
-            asked = [prompt for prompt in batch if prompt not in answers]
-            if not asked:
-                continue
-            found = _batch(model, form, [rows[prompt] for prompt in asked], shared, preamble, ends, max_new_tokens)
-            texts = form.tokenizer.batch_decode(found, skip_special_tokens=True)
-            new = {prompt: text.strip() for prompt, text in zip(asked, texts, strict=True)}
+        for batch, tokens in by_batch(model, form, rows, wanted, max_new_tokens, batch_size):
+            texts = form.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            new = {distinct[i]: text.strip() for i, text in zip(batch, texts, strict=True)}
             keep(new)
             answers |= new
             advance(sum(prompt in new for prompt in prompts))
     finally:
         model.train(was_training)
     return [answers[prompt] for prompt in prompts]
+
+
+@torch.no_grad()
+def by_batch(
+    model: PreTrainedModel,
+    form: Format,
+    rows: Sequence[Sequence[int]],
+    wanted: Collection[int],
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """For each batch the places of its rows and the tokens of their answers, without the end; for a model in eval mode.
+
+    Args:
+        rows: the tokens of all prompts, which decide the batches.
+        wanted: the places to answer.
+    """
+    if not wanted:
+        return
+    ends = {int(token) for token in (form.end_ids()[0], form.tokenizer.eos_token_id) if token is not None}
+    # The longest first: a batch that does not fit into memory says so at once.
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    n = -(-len(order) // batch_size)  # batches, of even sizes: small ones cost more a row
+    shared, preamble = _preamble(model, rows, max_new_tokens)
+    for number in range(n):
+        batch = [i for i in order[number * len(order) // n : (number + 1) * len(order) // n] if i in wanted]
+        if batch:
+            yield batch, _batch(model, form, [rows[i] for i in batch], shared, preamble, ends, max_new_tokens)
 
 
 def _batch(
@@ -152,8 +170,6 @@ def _preamble(
     Nothing is shared, and no row of a batch dropped, where the cache is more than a key and a value for every token: a
     recurrent state cannot be padded in the middle, nor a window that the answers outgrow.
     """
-    if not rows:
-        return 0, None
     cache = DynamicCache(config=model.config.get_text_config())
     longest = max(map(len, rows)) + max_new_tokens
     for layer in cache.layers:
