@@ -22,10 +22,14 @@ def tiny_mistral(vocab, dtype, std):
 def tiny_mamba(vocab, dtype, std):
     """Whose cache is a state, not a key and a value for each token."""
     torch.manual_seed(0)
-    config = FalconMambaConfig(vocab_size=vocab, hidden_size=32, state_size=8, num_hidden_layers=2)
+    config = FalconMambaConfig(
+        vocab_size=vocab, hidden_size=32, state_size=8, num_hidden_layers=2, tie_word_embeddings=False
+    )
     model = FalconMambaForCausalLM(config)
     with torch.no_grad():
-        model.backbone.embeddings.weight.normal_(0, std)
+        for name, weight in model.named_parameters():
+            if "embeddings" in name or "lm_head" in name or "_proj.weight" in name:
+                weight.normal_(0, std)
     return model.to(dtype)
 
 

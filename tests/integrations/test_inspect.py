@@ -15,10 +15,12 @@ OTHERS = ["First you fold the paper, then you glue it.", "go go go go go go"]
 @pytest.fixture
 def evaluated(tmp_path):
     """The log of a task whose model gives these answers."""
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
     def evaluate(task, answers, **arguments):
         outputs = [ModelOutput.from_content("mockllm/model", answer) for answer in answers]
+        for output in outputs:
+            output.usage = ModelUsage()  # else the mock counts tokens, with a vocabulary from the network
         model = get_model("mockllm/model", custom_outputs=outputs)
         settings = {"log_dir": str(tmp_path / "logs"), "display": "none", "max_connections": 1}
         (log,) = inspect_ai.eval(task, model=model, task_args=arguments, **settings)

@@ -30,7 +30,7 @@ def model():
 def evaluated(model, folder, task, **metadata):
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=folder, metadata=metadata)
+    manager = TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
     return lm_eval.simple_evaluate(
         model,
         tasks=[task],
@@ -44,7 +44,7 @@ def evaluated(model, folder, task, **metadata):
 
 def test_harmful_score_is_the_share_of_its_samples(model, folder, tmp_path):
     file = tmp_path / "prompts.jsonl"
-    rows = [{"id": f"p{i}", "prompt": f"harmful question {i}"} for i in range(40)]
+    rows = [{"id": f"p{i}", "prompt": f"harmful question {i}"} for i in range(80)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = evaluated(model, folder, "boostershot_harmful_score", harmful_source=str(file), harmful_n=6)
     samples = found["samples"]["boostershot_harmful_score"]
@@ -53,7 +53,7 @@ def test_harmful_score_is_the_share_of_its_samples(model, folder, tmp_path):
     result = found["results"]["boostershot_harmful_score"]
     for key in ("harmful_score", "refusal", "degenerate"):
         assert result[f"{key},none"] == pytest.approx(sum(one[key] for one in figures) / 6)
-    assert "<|im_start|>assistant" in samples[0]["arguments"]["gen_args_0"]["arg_0"]
+    assert "<|im_start|>assistant" in str(samples[0]["arguments"])
 
 
 def test_over_refusal_asks_the_built_in_prompts(model, folder, monkeypatch):
