@@ -334,6 +334,8 @@ class Runtime(Section):
     micro_batch_size: Count | None = None
     """Rows in one forward pass of training, the memory knob; null is the whole batch."""
     generation_batch_size: Count = 32
+    generator: Literal["transformers", "vllm"] = "transformers"
+    """What answers the prompts that are scored; vllm is an extra, for GPUs."""
     executor: Literal["local"] = "local"
 
 

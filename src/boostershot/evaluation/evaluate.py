@@ -201,14 +201,23 @@ def answer_all(
     max_new_tokens: int = 16,
     batch_size: int = 32,
     max_length: int = 256,
+    known: Mapping[str, str] | None = None,
+    keep: Callable[[Mapping[str, str]], None] = lambda answers: None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Answers:
     """The model's greedy answers to harmful prompts and task rows, and its loss on the harmful answers.
 
     Of a task that no rule scores it is the log-likelihood of the reference answers, cut at `max_length` tokens with
-    their prompts; rows whose prompt leaves no room are left out.
+    their prompts; rows whose prompt leaves no room are left out. `known` and `keep` are those of
+    `generation.generate`: answers of an earlier call, and who is told of new ones.
     """
-    settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "advance": advance}
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "known": known,
+        "keep": keep,
+        "advance": advance,
+    }
     answers = generate(model, form, [row.prompt for row in harmful], **settings)
     task_answers: list[TaskAnswer] = []
     if task is not None and task.correct is not None:
