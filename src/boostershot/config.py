@@ -334,6 +334,8 @@ class Runtime(Section):
     micro_batch_size: Count | None = None
     """Rows in one forward pass of training, the memory knob; null is the whole batch."""
     generation_batch_size: Count = 32
+    generator: Literal["transformers", "vllm"] = "transformers"
+    """What answers the prompts that are scored; vllm is an extra, for GPUs."""
     executor: Literal["local"] = "local"
 
 
@@ -343,7 +345,8 @@ class Recipe(Section):
     name: Name
     model: Model = Model()
     data: Data
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0, 1, 2)
+    """Three by default: one seed says nothing of the spread between trainings."""
     immunize: Immunize
     defenses: Annotated[
         dict[Label, Annotated[dict[str, Any], WithJsonSchema({"type": "object", "required": ["method"]})]],

@@ -11,6 +11,7 @@ import torch
 
 from boostershot.config import Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
+from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline.artifacts import weights_in
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
@@ -101,8 +102,10 @@ def _check(stages: Stages) -> None:
     """Read all that the user gave, so that what is wrong is told before anything is done.
 
     Raises:
-        InputError: the model or the data is wrong, or an attack wants more rows than there are.
+        InputError: the model or the data is wrong, an attack wants more rows than there are, or vLLM is missing.
     """
+    if stages.recipe.runtime.generator == "vllm":
+        import_vllm()
     data, (model, *_) = stages.data, stages.base
     for split in ("train", stages.recipe.evaluate.split):
         if not data.task.splits[split]:

@@ -24,6 +24,8 @@ FIGURES = (
     "harmful_score_bounds",
     "finetune_accuracy",
     "finetune_accuracy_ci",
+    "task_log_likelihood",
+    "task_log_likelihood_ci",
     "harmful_loss",
     "harmful_loss_ci",
     "n_harmful",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal
 from boostershot.evaluation.judges.offline import VERSION
+from boostershot.evaluation.vllm_generation import generate_with_vllm
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
 from boostershot.pipeline.artifacts import (
     Losses,
@@ -34,6 +36,7 @@ from boostershot.pipeline.artifacts import (
 )
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
+from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.progress import Reporter, StepsBar
 from boostershot.pipeline.settings import training_arguments
 from boostershot.pipeline.store import Store
@@ -349,8 +352,11 @@ class Stages:
         def work(folder: Path) -> dict[str, Any]:
             prompts = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
             task = self.data.task
-            task_rows = list(task.splits[settings.split])[: settings.n_task] if task.correct else []
+            task_rows = list(task.splits[settings.split])[: settings.n_task]
             total = len(prompts) + len(task_rows) + LOSS_ROWS
+            kept = KeptAnswers(folder / "kept.txt")
+            if self.recipe.runtime.generator == "vllm":
+                self._answer_with_vllm([row.prompt for row in (*prompts, *task_rows)], layers, kept, folder, what)
             with self.reporter.bar(f"answering: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)
                 answers = answer_all(
@@ -362,14 +368,39 @@ class Stages:
                     max_new_tokens=settings.max_new_tokens,
                     batch_size=self.recipe.runtime.generation_batch_size,
                     max_length=self.recipe.data.max_length,
+                    known=kept.answers,
+                    keep=kept.add,
                     advance=advance,
                 )
                 del model
                 gc.collect()
             write_answers(folder, answers)
+            kept.drop()
             return {"n_harmful": len(answers.answers), "n_task": len(answers.task)}
 
         return self.store.run("answers", config, [rows_folder, *([of] if of else [])], work)
+
+    def _answer_with_vllm(
+        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, folder: Path, what: str
+    ) -> None:
+        """Fill `kept` before the model itself is loaded: the two would not fit beside each other on a GPU."""
+        weights = folder / "merged"
+        model, tokenizer = load_chain(self.recipe.model.id, [replace(layer, merge=True) for layer in layers])
+        model.save_pretrained(weights, safe_serialization=True)
+        tokenizer.save_pretrained(weights)
+        del model
+        gc.collect()
+        with self.reporter.bar(f"answering with vLLM: {what}", len(prompts)) as advance:
+            generate_with_vllm(
+                weights,
+                Format.choose(tokenizer, self.recipe.model.template),
+                prompts,
+                max_new_tokens=self.recipe.evaluate.max_new_tokens,
+                known=kept.answers,
+                keep=kept.add,
+                advance=advance,
+            )
+        shutil.rmtree(weights)
 
     # --- judge ------------------------------------------------------------------------------------------------
 
