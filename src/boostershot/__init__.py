@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from boostershot.core.oracle import NonFiniteError
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
+    from boostershot.data.safe_prompts import load_safe_prompts
     from boostershot.data.tasks import Task, load_task
+    from boostershot.data.texts import load_texts
     from boostershot.defenses import (
         CRL,
         CTRAP,
@@ -75,7 +77,9 @@ _HOMES = {
     "InputError": "errors",
     "load_base": "models",
     "load_harmful_prompts": "data.harmful",
+    "load_safe_prompts": "data.safe_prompts",
     "load_task": "data.tasks",
+    "load_texts": "data.texts",
     "Lookahead": "defenses",
     "LoX": "defenses",
     "NoiseAndDistil": "defenses",
@@ -143,7 +147,9 @@ __all__ = [
     "immunize",
     "load_base",
     "load_harmful_prompts",
+    "load_safe_prompts",
     "load_task",
+    "load_texts",
     "run",
     "write_report",
 ]
