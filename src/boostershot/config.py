@@ -287,14 +287,30 @@ class Resistance(Section):
     """Labels of judged attacks; all that have harmful rows if not given."""
 
 
+class SafeSource(Source):
+    """Safe prompts that look harmful, such as XSTest's."""
+
+    columns: dict[Literal["prompt", "type", "label"], Text] | None = None
+    """Our column name -> the source's, where they differ."""
+
+
+class TextSource(Source):
+    """Neutral text."""
+
+    columns: dict[Literal["text", "prompt", "completion"], Text] | None = None
+    """Our column name -> the source's, where they differ."""
+    options: Options | None = None
+    """Of a reasoning-gym task."""
+
+
 class Stability(Section):
     """What immunisation costs before any attack."""
 
-    safe: Source = Source(source="built-in:looks-harmful")
+    safe: SafeSource = SafeSource(source="built-in:looks-harmful")
     """Safe prompts that look harmful, such as XSTest's: refusing them is over-refusal."""
     n_safe: Count | None = None
     """How many of them; all if not given."""
-    texts: Source = Source(source="built-in:neutral")
+    texts: TextSource = TextSource(source="built-in:neutral")
     """Neutral text, for the perplexity; it is measured after attacks, too, as the utility that they cost."""
     n_texts: Count | None = None
     """How many of them; all if not given."""

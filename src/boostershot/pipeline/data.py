@@ -20,6 +20,7 @@ from boostershot.data.tasks import Task, load_task
 from boostershot.errors import InputError
 
 LOSS_ROWS = 48  # held-out harmful answers whose loss is followed
+GROUPS = 3  # of harm categories for the generalisation, where a recipe names none
 STEERING_ROWS = 64  # dev prompts at most that a schedule is steered by
 
 
@@ -52,7 +53,7 @@ class RecipeData:
         for name, rows in parts.items():
             if not rows:
                 raise InputError(
-                    f"data.align.categories: no row of the {name} split is of {', '.join(wanted)}; expected at least one"
+                    f"data.align.categories: no row of the {name} split is {', '.join(wanted)}; expected one or more"
                 )
         return parts
 

@@ -15,7 +15,6 @@ from boostershot.defenses.update import Adapter, Whole, lora_pairs
 from boostershot.pipeline.files import read_json, write_json
 
 
-
 class Distance:
     """|W - W_start| / |W_start| of the effective weights, at chosen steps.
 

@@ -368,3 +368,19 @@ class Stages:
 
         parents = [rows_folder, calibration_folder, *([of] if of else [])]
         return self.store.run("evaluate", config, parents, work)
+
+
+def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter: str) -> list[Layer]:
+    """What to stack on the base model for one evaluation after `step` steps; all merged, which is faster to run.
+
+    Args:
+        immunized: the immunise stage; None is the un-aligned model.
+        attacked: the attack stage; not needed before the first step.
+        step: of the attack.
+        adapter: the attack's adapter mode.
+    """
+    start = [Layer(weights_in(immunized), merge=True)] if immunized else []
+    if step == 0 or attacked is None:
+        return start
+    trained = Layer(attacked / f"step-{step}", merge=True)
+    return [trained] if adapter == "continue" else [*start, trained]  # continue: the immunised adapter, trained on

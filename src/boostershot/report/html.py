@@ -11,6 +11,7 @@ import jinja2
 import yaml
 
 from boostershot.report import charts, words
+from boostershot.report.properties import properties_view
 from boostershot.report.reading import Answer, Run, read_run
 
 ANSWERS_PER_CELL = 20
@@ -107,6 +108,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "overlaps": manifest["overlaps"],
         "hashes": list(words.facts(manifest["data"])),
         "judges": results["judges"],
+        "properties": properties_view(run.properties, _styles(run)),
         "redact": redact,
         "answers": {} if redact else _answers(run, rows),
         "answers_per_cell": ANSWERS_PER_CELL,
