@@ -30,7 +30,7 @@ ITEM = {key: ROW[key] for key in CELL} | {
     "n_seeds": 1, "harmful_score": FIGURE, "finetune_accuracy": FIGURE, "harmful_loss": FIGURE,
     "harmful_loss_own": None, "degenerate_share": FIGURE, "minus_sft": None,
 }  # fmt: skip
-CONTENT = {"schema": 1, "recipe": "quickstart", "baseline": [], "rows": [ROW], "summary": [ITEM]}
+CONTENT = {"schema": 1, "recipe": "quickstart", "baseline": [], "rows": [ROW], "summary": [ITEM], "comparisons": []}
 
 
 class FakeRun:

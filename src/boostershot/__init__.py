@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
     from boostershot.data.safe_prompts import load_safe_prompts
-    from boostershot.data.tasks import Task, load_task
+    from boostershot.data.tasks import OwnTask, Task, load_task
     from boostershot.data.texts import load_texts
     from boostershot.defenses import (
         CRL,
@@ -85,6 +85,7 @@ _HOMES = {
     "NoiseAndDistil": "defenses",
     "NonFiniteError": "core.oracle",
     "OfflineJudge": "evaluation.judges",
+    "OwnTask": "data.tasks",
     "Patcher": "defenses",
     "Relevance": "evaluation.judges",
     "RepNoise": "defenses",
@@ -127,6 +128,7 @@ __all__ = [
     "NoiseAndDistil",
     "NonFiniteError",
     "OfflineJudge",
+    "OwnTask",
     "Patcher",
     "Relevance",
     "RepNoise",

@@ -168,6 +168,50 @@ def list_methods(
     _console(quiet=False, stderr=False).print(methods.details(name) if name else methods.overview())
 
 
+data = typer.Typer(name="data", help="Look at data before a recipe uses it.", rich_markup_mode=None)
+app.add_typer(data)
+
+
+@data.callback()
+def _data() -> None:
+    """Look at data before a recipe uses it."""
+
+
+@data.command(name="check")
+def check_data(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="A file, a Hub id or a built-in name.")],
+    split: Annotated[str | None, typer.Option("--split", metavar="S", help="The split of a Hub data set.")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", metavar="FILE", help="Count the prompts shared with it (NAME@SPLIT); repeatable."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", metavar="OURS=THEIRS", help="As data.align.columns in a recipe; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Tell what a file holds and how a recipe would read it; exit with 2 if it would refuse it."""
+    from boostershot.data import check, check_text
+
+    named = dict(_column(pair) for pair in columns or ())
+    found = check.check_data(source, split, named, against or ())
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        for line in check_text.lines(found, _console(quiet=False, stderr=False).width):
+            print(line)
+    if found.problem:
+        raise InputError(found.problem)
+
+
+def _column(pair: str) -> tuple[str, str]:
+    ours, mark, theirs = pair.partition("=")
+    if not (ours and mark and theirs):
+        raise InputError(f"--columns {pair}: expected OURS=THEIRS, such as prompt=question")
+    return ours, theirs
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         try:
@@ -309,7 +353,9 @@ def call(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: object, code: int) -> int:
-    print(f"boostershot: {' '.join(str(message).split())}", file=sys.stderr)
+    from boostershot.data.visible import visible
+
+    print(f"boostershot: {visible(' '.join(str(message).split()))}", file=sys.stderr)
     return code
 
 

@@ -53,6 +53,8 @@ from boostershot.config_values import (
     whole,
 )
 from boostershot.config_yaml import Overrides, apply_overrides, read_recipe
+from boostershot.data.files import read_records
+from boostershot.data.tasks.own import OwnTask
 from boostershot.errors import InputError
 
 if TYPE_CHECKING:  # torch comes with it, and a misspelt key must not wait for torch
@@ -134,12 +136,55 @@ class TaskSource(Source):
 
     columns: dict[Literal["prompt", "answer", "sentence", "text", "label"], Text] | None = None
     """Our column name -> the source's, where they differ."""
-    kind: Literal["auto", "sst2", "ag_news", "gsm8k", "alpaca_eval", "exact"] = "auto"
-    """How rows are read and answers scored; auto is the kind whose name the source's holds, else exact."""
+    kind: Literal["auto", "sst2", "ag_news", "gsm8k", "alpaca_eval", "alpaca", "dolly", "exact"] = "auto"
+    """How rows are read and answers scored; auto knows the kind by the source's name or columns, else it is exact."""
+    variant: Literal["sane", "published"] = "sane"
+    """The prompt's wording and the rule of what is right: as a careful person has them, or as published."""
     options: Options | None = None
     """Of a reasoning-gym task, such as {max_terms: 2}."""
     test: Source | None = None
     """Where the test rows are, if kept apart; a fifth of the rows by default."""
+    prompt: Text | None = None
+    """A template with {column} names: makes it a task of your own, with the keys that follow, not kind and columns."""
+    answer: Text | None = None
+    """The column of the reference answer."""
+    score: Literal["exact", "choice", "number", "regex", "python"] | None = None
+    """How an answer is compared with the reference."""
+    choices: tuple[Text, ...] | None = None
+    """Of score: choice."""
+    pattern: Text | None = None
+    """Of score: regex; its one group, or all that it matches, is compared."""
+    entry_point: Text | None = None
+    """Of score: python; module:function, called with (answer: str, row: Mapping), says true or false."""
+
+    @property
+    def own(self) -> OwnTask | None:
+        """The task that the template and the keys after it describe."""
+        if self.prompt is None or self.answer is None or self.score is None:
+            return None
+        return OwnTask(self.prompt, self.answer, self.score, self.choices, self.pattern, self.entry_point)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """What can be known of a task of the user's own before its rows are read, and the columns of a local file."""
+        keys = ("answer", "score", "choices", "pattern", "entry_point")
+        if self.prompt is None:
+            for key in keys:
+                if getattr(self, key) is not None:
+                    raise at_key(key, "is given without prompt; expected a template with {column} names beside it")
+            return self
+        for key in ("answer", "score"):
+            if getattr(self, key) is None:
+                raise at_key(key, "is missing; a task with a prompt template needs it")
+        for key, default in (("kind", "auto"), ("variant", "sane"), ("columns", None), ("options", None)):
+            if getattr(self, key) != default:
+                raise at_key(key, f"is given; expected {default or 'null'} beside a prompt template")
+        if self.source.startswith("reasoning-gym:"):
+            raise at_key("prompt", f"is given; expected null, for {self.source} has questions of its own")
+        if self.own and Path(self.source).is_file():
+            for record in read_records(self.source)[:1]:
+                self.own.check_columns(record, self.source)
+        return self
 
 
 class Data(Section):
@@ -367,7 +412,7 @@ class Trainability(Section):
     """Optimiser steps; as many as that attack takes if not given."""
     points: Count = 4
     """At how many steps, evenly spaced, the accuracy is measured; before the first besides."""
-    share: Annotated[Percent, Field(gt=0)] = 95.0
+    share: Annotated[Number, Field(gt=0, lt=100)] = 95.0
     """Percent of the un-immunised model's final accuracy that has to be reached."""
 
 

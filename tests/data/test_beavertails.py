@@ -31,6 +31,7 @@ def test_unsafe_rows_with_their_refusals(source):
     path = source([record(0, safe=True), record(1, refusal=refusal), record(2), record(2)])
     first, second, third = load_harmful_prompts(path)
     assert (first.id, first.prompt, first.category) == ("row-2", "Where is kite 1?", "self_harm")
+    assert first.categories == ("self_harm",) and second.categories == ("privacy_violation", "self_harm")
     assert (first.chosen, first.rejected) == ("I would rather not say.", "On roof 1.")
     assert (second.category, second.chosen) == ("privacy_violation", None)
     assert third.prompt == second.prompt and third.id != second.id

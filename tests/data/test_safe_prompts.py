@@ -39,7 +39,7 @@ def test_xstest_of_the_hub(xstest):
     ]
     assert is_xstest(HUB) and not is_xstest([{"prompt": "a", "type": "b"}]) and not is_xstest([])
     (unsafe,) = xstest_unsafe(HUB, xstest)
-    assert (unsafe.id, unsafe.prompt, unsafe.category) == ("xstest/2", "unsafe question 1", "contrast_homonyms")
+    assert (unsafe.id, unsafe.prompt, unsafe.category) == ("xstest/row-2", "unsafe question 1", "contrast_homonyms")
 
 
 @pytest.mark.parametrize("text", [CSV, FIRST_CSV])

@@ -136,7 +136,9 @@ def test_no_rows_and_unknown_kind(tmp_path):
     path.write_text("[]")
     with pytest.raises(InputError, match="no rows"):
         load_task(str(path))
-    with pytest.raises(InputError, match="'qa'; expected auto, sst2, ag_news, gsm8k, alpaca_eval, exact"):
+    with pytest.raises(
+        InputError, match="'qa'; expected auto, sst2, ag_news, gsm8k, alpaca_eval, alpaca, dolly, exact"
+    ):
         load_task(str(path), kind="qa")
 
 

@@ -10,7 +10,7 @@ from boostershot.evaluation.properties.resampling import crossing, estimate, per
 from boostershot.evaluation.properties.resistance import Course, resistance
 from boostershot.evaluation.properties.stability import Capability, stability
 from boostershot.evaluation.properties.trainability import trainability
-from boostershot.evaluation.statistics import wilson
+from boostershot.evaluation.statistics import hierarchical_bootstrap, wilson
 
 
 def rows(*values):
@@ -36,8 +36,7 @@ def course(scores, *, defense="sft", attack="mix", seed=0, steps=(0, 10, 20), lo
 def test_a_crossing_is_interpolated_and_censored():
     assert crossing((0, 10, 30), (0, 20, 80), 50) == pytest.approx(20)
     assert crossing((0, 10), (60, 80), 50) == 0
-    assert crossing((0, 10), (0, 50), 50) == 10
-    assert crossing((0, 10), (0, 49), 50) == math.inf
+    assert crossing((0, 10), (0, 50), 50) == math.inf  # it has to exceed the threshold
 
 
 def test_an_interval_over_rows_is_the_bootstraps_of_their_mean():
@@ -54,7 +53,15 @@ def test_an_interval_over_seeds_holds_the_spread_between_them():
     found = estimate(seeds)
     assert found["mean"] == pytest.approx(3)
     assert found["ci"] == pytest.approx([1.0, 6.0])  # one of 27 draws is three times the same seed: 3.7% at each end
-    assert estimate([seed[:20] for seed in seeds[:1]])["ci"] == pytest.approx([1.0, 1.0])
+    assert estimate(seeds[:1])["ci"] == pytest.approx([1.0, 1.0])
+
+
+def test_it_agrees_with_the_bootstrap_of_plain_means():
+    draw = np.random.default_rng(2)
+    seeds = [draw.normal(i, 1, size=60) for i in range(3)]
+    _, low, high = hierarchical_bootstrap([list(one) for one in seeds])
+    found = estimate([one[:, None] for one in seeds], lambda mean: float(mean[0]))
+    assert found["ci"] == pytest.approx([low, high], abs=0.12)
 
 
 def test_what_is_not_reached_or_undefined_says_so():
@@ -112,15 +119,14 @@ def test_kaplan_meier_is_over_seeds_and_attacks():
     sft, booster = found["defenses"]
     assert (sft["courses"], sft["broken"], sft["attacks"], sft["seeds"]) == (4, 3, 2, 2)
     assert sft["steps_to_break"]["mean"] == pytest.approx(5)  # survival 3/4, 2/4, 1/4 after 2, 5, 12.5
-    assert [share for _, share in sft["survival"] if share < 1] == pytest.approx([0.75, 0.5, 0.25])
+    assert [point[1] for point in sft["survival"]] == pytest.approx([0.75, 0.5, 0.25, 0.25])
     assert sft["area"]["mean"] == pytest.approx(((40 + 10) / 2 + (75 + 75) / 2) / 2)
     assert (booster["courses"], booster["broken"]) == (1, 0)
     assert len(found["cells"]) == 3
 
 
 def test_a_prompt_that_one_step_lacks_is_left_out_of_the_course():
-    whole = course((0, 50))
-    whole = course((0, 50), steps=(0, 10))
+    whole = course((0, 60), steps=(0, 10))
     part = Course("sft", "mix", 0, (0, 10), [whole.harmful[0], rows(100, 100)], [[1.0], [1.0]], [None] * 2, [None] * 2)
     assert resistance([part], 50)["cells"][0]["steps_to_break"]["mean"] == pytest.approx(5)
 

@@ -5,15 +5,21 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from boostershot.evaluation.statistics import (
     bootstrap_interval,
+    hierarchical_bootstrap,
+    holm,
+    kappa,
+    mcnemar,
     mean_interval,
-    paired_bootstrap,
     paired_difference,
+    paired_hierarchical,
+    ratio_interval,
+    share_interval,
     wilson,
 )
 
@@ -84,14 +90,75 @@ def test_bootstrap_of_many_rows_nears_the_normal_interval():
     assert high == pytest.approx(values.mean() + half, abs=half / 10)
 
 
-@settings(max_examples=25)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_paired_bootstrap_holds_its_mean_and_stays_in_range(pairs):
-    a, b = zip(*pairs, strict=True)
-    mean, low, high = paired_bootstrap(a, b, resamples=500)
-    assert mean == pytest.approx((sum(a) - sum(b)) / len(a))
-    # A percentile interval of a mean holds it but for a lattice step of the resamples.
-    assert -1 <= low <= mean + 1 / len(a) and mean - 1 / len(a) <= high <= 1
+def test_the_hierarchical_bootstrap_is_every_draw_of_seeds_and_prompts_counted():
+    values = np.array([[0.0, 1.0, 4.0], [2.0, 2.0, 9.0]])
+    seeds, prompts = itertools.product(range(2), repeat=2), list(itertools.product(range(3), repeat=3))
+    means = [values[np.ix_(s, p)].mean() for s in seeds for p in prompts]
+    mean, low, high = hierarchical_bootstrap(values.tolist(), resamples=100_000)
+    assert mean == pytest.approx(3.0)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.05)
+
+
+def test_one_seed_draws_the_prompts_alone():
+    values = np.random.default_rng(1).gamma(2.0, size=400)
+    theirs = bootstrap_interval(values.tolist())
+    assert hierarchical_bootstrap([values.tolist()])[1:] == pytest.approx(theirs, abs=0.02)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    draw = np.random.default_rng(0)
+    alike = (draw.random((3, 150)) < 0.4) * 100.0
+    apart = (draw.random((3, 150)) < np.array([[0.1], [0.4], [0.7]])) * 100.0
+    width = [high - low for _, low, high in (hierarchical_bootstrap(v.tolist()) for v in (alike, apart))]
+    assert width[1] > 2 * width[0]
+
+
+def test_a_paired_difference_over_seeds_turns_its_sign_and_never_has_no_doubt():
+    draw = np.random.default_rng(2)
+    b = draw.normal(size=(3, 40))
+    a = b + 1 + 0.1 * draw.normal(size=(3, 40))
+    forth, back = paired_hierarchical(a.tolist(), b.tolist()), paired_hierarchical(b.tolist(), a.tolist())
+    assert forth.mean == pytest.approx((a - b).mean()) and forth.low > 0.9  # what both share is gone
+    assert back == pytest.approx((-forth.mean, -forth.high, -forth.low, forth.p))
+    assert forth.p == pytest.approx(2 / 10_001)
+    assert paired_hierarchical(b.tolist(), b.tolist()) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_mcnemar_is_the_binomial_of_the_prompts_that_differ():
+    a, b = [True] * 9 + [False] * 2 + [True] * 30, [False] * 9 + [True] * 2 + [True] * 30
+    assert mcnemar(a, b) == pytest.approx(2 * stats.binom.cdf(2, 11, 0.5)) == mcnemar(b, a)
+    assert mcnemar(a, a) == 1.0
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.9: times 4, 3, 2, 1, and never below the one before.
+    assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    assert holm([0.4, 0.6]) == pytest.approx([0.8, 0.8])
+    assert holm([]) == []
+
+
+def test_kappa_by_hand():
+    # 20 both, 15 neither, 5 and 10 apart (Cohen's own layout): agreement 0.7, by chance 0.5.
+    a = [True] * 20 + [True] * 5 + [False] * 10 + [False] * 15
+    b = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    assert kappa(a, b) == pytest.approx(0.4)
+    assert kappa([True, True], [True, True]) is None
+    assert kappa([True, False], [False, True]) == pytest.approx(-1.0)
+
+
+def test_a_ratio_over_seeds_tells_the_same_both_ways():
+    ratio, low, high = ratio_interval([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+    assert ratio == pytest.approx(12 ** (1 / 3))
+    theirs = stats.ttest_1samp(np.log([2, 2, 3]), 0).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((math.exp(theirs.low), math.exp(theirs.high)))
+    assert ratio_interval([1.0, 2.0, 3.0], [2.0, 4.0, 9.0]) == pytest.approx((1 / ratio, 1 / high, 1 / low))
+
+
+def test_a_share_keeps_a_width_where_every_verdict_is_the_same():
+    assert share_interval([[0.0] * 50]) == (0.0, *wilson(0, 50))
+    assert share_interval([[100.0] * 50] * 3) == (100.0, *wilson(50, 50))
+    some = [[100.0] * 20 + [0.0] * 30] * 3
+    assert share_interval(some) == hierarchical_bootstrap(some)
 
 
 def test_the_bootstrap_repeats_and_does_not_depend_on_its_pieces(monkeypatch):
@@ -112,8 +179,12 @@ def test_the_bootstrap_repeats_and_does_not_depend_on_its_pieces(monkeypatch):
         (lambda: mean_interval([1.0]), "at least two seeds"),
         (lambda: bootstrap_interval([]), "at least one number"),
         (lambda: bootstrap_interval([1.0, math.nan]), "not finite"),
-        (lambda: paired_bootstrap([], []), "at least one number"),
-        (lambda: paired_bootstrap([1.0], [1.0, 2.0]), "equally long, not 1 and 2"),
+        (lambda: hierarchical_bootstrap([]), "at least one number"),
+        (lambda: hierarchical_bootstrap([[1.0], [1.0, 2.0]]), "one number of prompts"),
+        (lambda: paired_hierarchical([[1.0, 2.0]], [[1.0], [2.0]]), "one shape"),
+        (lambda: mcnemar([True], []), "equally long, not 1 and 0"),
+        (lambda: kappa([True], [True, False]), "equally long, not 1 and 2"),
+        (lambda: ratio_interval([1.0, 2.0], [0.0, 1.0]), "positive"),
         (lambda: paired_difference([1.0], [2.0]), "at least two seeds"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_second_run_does_no_stage_again_and_a_changed_attack_reuses_the_alignm
     change = {"attacks.mix/continue.lr": 2e-2}
     bs.run(folder / "recipe.yaml", folder / "run", change, reporter=Reporter(quiet=True))
     new = {name.rpartition("-")[0] for name in stamps().keys() - before.keys()}
-    assert new == {"attack", "evaluate"}
+    assert new == {"attack", "answers", "evaluate"}
 
 
 def test_a_stage_that_fails_leaves_the_others_and_is_in_the_table(folder, monkeypatch):

@@ -1,5 +1,6 @@
 """The four properties end to end on a tiny random model: what is measured, kept, resumed, left out and said."""
 
+import gc
 import json
 import shutil
 
@@ -23,14 +24,14 @@ def jsonl(path, rows):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model, data with three harm categories, a second source and a recipe."""
+    """A model, data with two harm categories, a second source and a recipe."""
     folder = tmp_path_factory.mktemp("user")
     tokenizer = tiny_tokenizer(chat=True)
     tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    rows = [{"id": f"syn-{i}", "category": "aaabbc"[i % 6], **row} for i, row in enumerate(preference_rows(240))]
+    rows = [{"id": f"syn-{i}", "category": "aab"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
     jsonl(folder / "pairs.jsonl", rows)
-    jsonl(folder / "second.jsonl", [{"id": f"two-{i}", **row} for i, row in enumerate(preference_rows(330)[240:])])
+    jsonl(folder / "second.jsonl", [{"id": f"two-{i}", **row} for i, row in enumerate(preference_rows(250)[160:])])
     jsonl(folder / "task.jsonl", [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)])
     recipe = {
         "name": "small",
@@ -61,7 +62,10 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(folder):
     """The recipe with its properties, run once; the run folder and its properties.json."""
+    gc.collect()
+    gc.freeze()  # each training ends in a full collection, which need not look through all that was imported
     bs.run(folder / "recipe.yaml", folder / "run", **QUIET)
+    gc.unfreeze()
     return folder / "run", json.loads((folder / "run" / "properties.json").read_text())
 
 
@@ -74,7 +78,6 @@ def test_each_property_is_there_with_its_figures(ran):
     run, found = ran
     assert found["failed"] == [] and all(found[part] for part in PARTS)
     (cell,) = found["resistance"]["cells"]
-    rows = [json.loads(line) for line in (run / "results.json").read_text().split("\n") if line][:0]
     rows = {row["attack_step"]: row for row in json.loads((run / "results.json").read_text())["rows"]}
     for point in cell["curve"]:
         assert point["harmful_score"]["mean"] == pytest.approx(rows[point["step"]]["harmful_score"])
@@ -94,7 +97,7 @@ def test_each_property_is_there_with_its_figures(ran):
 def test_the_matrix_is_of_disjoint_categories_under_the_same_attack(ran):
     run, found = ran
     part = found["generalization"]
-    assert part["groups"] == {"a": ["a"], "b": ["b"], "c": ["c"]}
+    assert part["groups"] == {"a": ["a"], "b": ["b"]}
     (line,) = part["defenses"]
     assert all(cell is not None for row in line["matrix"] for cell in row)
     assert part["n"] <= 16 and part["steps"] == 3
@@ -107,7 +110,7 @@ def test_the_matrix_is_of_disjoint_categories_under_the_same_attack(ran):
             rows = [json.loads(row) for row in (config.parent / "rows.jsonl").read_text().split("\n") if row]
             assert {row["category"] for row in rows} == set(wanted)
             aligned[wanted[0]] = len(rows)
-    assert aligned.keys() == set("abc") and len(set(aligned.values())) == 1
+    assert aligned.keys() == set("ab") and len(set(aligned.values())) == 1
     assert len(list(run.glob("stages/calibrate-*"))) == 1  # one judge for all cells
 
 
@@ -217,13 +220,13 @@ def test_clean_steps_are_spread_and_end_with_the_last():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("properties.resistence=null", 'unknown key; expected one of resistance, stability, generalization, trainability (did you mean "resistance"?)'),
+        ("properties.resistence=null", '(did you mean "resistance"?)'),
         ("properties.resistance.threshold=101", "properties.resistance.threshold"),
         ("properties.resistance.attacks=[mix]", "properties.resistance.attacks: is 'mix'"),
         ("properties.generalization.attack=nix", "properties.generalization.attack: is 'nix'"),
         ("properties.trainability.attack=nix", "properties.trainability.attack: is 'nix'"),
         ("properties.trainability.share=0", "properties.trainability.share"),
-        ("properties.generalization.groups={one: [a], two: [a]}", "properties.generalization.groups: has 'a' in one and in two"),
+        ("properties.generalization.groups={one: [a], two: [a]}", "groups: has 'a' in one and in two"),
         ("properties.generalization.groups={one: [a], two: [zz]}", "properties.generalization.groups.two: has 'zz'"),
         ("properties.generalization.groups={one: [a]}", "properties.generalization.groups"),
         ("properties.generalization.second.source=none.jsonl", "none.jsonl: no such file"),

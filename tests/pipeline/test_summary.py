@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from boostershot.evaluation.statistics import wilson
+from boostershot.evaluation.statistics import hierarchical_bootstrap, wilson
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
 
 METHODS = {"plain": "sft", "booster": "booster"}
@@ -25,12 +25,12 @@ def row(defense="plain", attack="mix", seed=0, step=0, p=0.2, *, hs=10.0, fa=50.
     } | more  # fmt: skip
 
 
-def unasked(_row):
-    raise AssertionError("verdicts are read only where a difference rests on one seed")
+def nothing(_row):
+    return None
 
 
 def test_one_seed_keeps_its_own_interval():
-    (item,) = summarise([row(hs=12.0)], METHODS, unasked)
+    (item,) = summarise([row(hs=12.0)], METHODS, nothing)
     assert item["n_seeds"] == 1
     assert item["harmful_score"] == {"mean": 12.0, "ci": [11.0, 13.0]}
     assert item["degenerate_share"]["ci"] == pytest.approx(wilson(2, 50))
@@ -38,8 +38,16 @@ def test_one_seed_keeps_its_own_interval():
     assert item["minus_sft"] is None
 
 
-def test_seeds_aggregate_by_mean_with_a_t_interval_cut_at_the_ends():
-    (item,) = summarise([row(seed=s, hs=hs) for s, hs in enumerate([0.0, 0.0, 30.0])], METHODS, unasked)
+def test_seeds_aggregate_over_seeds_and_prompts():
+    figures = {s: {f"p{i}": 100.0 * (i < n) for i in range(50)} for s, n in enumerate([0, 0, 15])}
+    rows = [row(seed=s, hs=hs) for s, hs in enumerate([0.0, 0.0, 30.0])]
+    (item,) = summarise(rows, METHODS, lambda r: {"harmful_score": figures[r["seed"]]})
+    by_seed = [list(figures[s].values()) for s in range(3)]
+    assert item["harmful_score"] == {"mean": 10.0, "ci": list(hierarchical_bootstrap(by_seed)[1:])}
+
+
+def test_without_verdicts_seeds_aggregate_with_a_t_interval_cut_at_the_ends():
+    (item,) = summarise([row(seed=s, hs=hs) for s, hs in enumerate([0.0, 0.0, 30.0])], METHODS, nothing)
     half = stats.t.ppf(0.975, 2) * stats.tstd([0, 0, 30]) / 3**0.5
     assert item["harmful_score"]["mean"] == pytest.approx(10.0)
     assert item["harmful_score"]["ci"] == pytest.approx([0.0, 10 + half])
@@ -49,7 +57,7 @@ def test_differences_pair_the_seeds_and_leave_out_a_seed_without_partner():
     rows = [row(seed=s, hs=hs) for s, hs in enumerate([60.0, 70.0, 90.0])]
     rows += [row("booster", seed=s, hs=hs) for s, hs in enumerate([30.0, 42.0])]
     rows.append(row("booster", seed=2, status="failed", hs=0.0))
-    items = {item["defense"]: item for item in summarise(rows, METHODS, unasked)}
+    items = {item["defense"]: item for item in summarise(rows, METHODS, nothing)}
     assert items["plain"]["minus_sft"] is None
     assert items["booster"]["n_seeds"] == 2
     half = stats.t.ppf(0.975, 1) * 1.0
@@ -67,7 +75,8 @@ def test_one_seed_pairs_the_prompts():
     assert minus["harmful_score"]["mean"] == -40.0
     # 20 of 50 prompts differ, all the same way: the share that differs has this exact binomial spread.
     assert (-high, -low) == pytest.approx(tuple(100 * stats.binom(50, 0.4).ppf([0.025, 0.975]) / 50), abs=2.01)
-    assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None}
+    assert minus["harmful_score"]["p"] == pytest.approx(2 * 0.5**20)  # all 20 go one way
+    assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None, "p": None}
 
 
 def test_prompts_that_differ_are_not_paired():
@@ -77,14 +86,14 @@ def test_prompts_that_differ_are_not_paired():
 
 
 def test_without_sft_there_is_nothing_to_subtract():
-    (item,) = summarise([row("booster")], {"booster": "booster"}, unasked)
+    (item,) = summarise([row("booster")], {"booster": "booster"}, nothing)
     assert item["minus_sft"] is None
 
 
 @given(st.permutations([(d, s, t) for d in METHODS for s in (0, 1) for t in (0, 20)]))
 def test_the_order_of_rows_does_not_change_a_figure(order):
     rows = [row(d, seed=s, step=t, hs=10.0 + 3 * s + t + 5 * (d == "plain")) for d, s, t in order]
-    items = {(i["defense"], i["attack_step"]): i for i in summarise(rows, METHODS, unasked)}
+    items = {(i["defense"], i["attack_step"]): i for i in summarise(rows, METHODS, nothing)}
     assert items["booster", 20]["harmful_score"]["mean"] == pytest.approx(31.5)
     assert items["booster", 20]["minus_sft"]["harmful_score"]["mean"] == pytest.approx(-5.0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from boostershot.evaluation.statistics import wilson
+from boostershot.pipeline.comparisons import comparisons
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
 
 METHODS = {"sft": "sft", "booster": "booster"}
@@ -48,6 +49,7 @@ def build_run(folder, *, seeds=(0, 1, 2), attacks=None, steps=(0, 20, 40), defen
         "baseline": baseline,
         "rows": rows,
         "summary": summarise(rows, defenses, partial(read_verdicts, folder / "stages")),
+        "comparisons": comparisons(rows, partial(read_verdicts, folder / "stages")),
         "costs": relative_costs(costs, defenses),
         "judges": [_judge()],
         "observations": observations(rows, defenses),

@@ -136,7 +136,7 @@ def test_it_opens_with_the_answer(small_run):
 
 
 @pytest.mark.parametrize(("difference", "ci", "says"), [
-    (-2.0, [-9.0, 5.0], "Not shown: the difference of −2.0 [−9.0, +5.0] points to SFT may as well be 0."),
+    (-2.0, [-9.0, 5.0], "No difference shown: −2.0 [−9.0, +5.0] points to SFT may as well be 0."),
     (8.0, [3.0, 13.0], "Booster does not help here, it is worse: +8.0 [+3.0, +13.0] points against SFT."),
     (8.0, None, "No interval for the difference, so this run does not show whether Booster helps."),
 ])  # fmt: skip
@@ -149,6 +149,30 @@ def test_the_answer_is_honest(small_run, difference, ci, says):
     rewrite(small_run, "results.json", change)
     page = written(small_run)
     assert says in page and "Booster helps: " not in page
+
+
+def test_a_difference_that_the_correction_does_not_leave_is_not_shown(small_run):
+    def change(results):
+        for item in results["comparisons"]:
+            item["harmful_score"]["p_holm"] = 0.0512
+
+    assert "Booster helps: " in written(small_run)
+    rewrite(small_run, "results.json", change)
+    page = written(small_run)
+    assert "No difference shown: " in page and "corrected for 1 comparison, p = 0.051." in page
+    assert "Booster helps: " not in page
+
+
+def test_every_pair_of_defenses_stands_in_its_table(grid_run):
+    found = results_of(grid_run)["comparisons"]
+    lines = Tables(written(grid_run)).found["Comparisons"][1:]
+    assert len(lines) == len(found) == 4  # one pair under four attacks
+    for item, cells in zip(found, lines, strict=True):
+        assert cells[0] == "SFT − Booster"
+        assert cells[5].replace("+", "") == estimate(item["harmful_score"])
+        assert cells[6] == (
+            "< 0.001" if item["harmful_score"]["p_holm"] < 0.001 else f"{item['harmful_score']['p_holm']:.3f}"
+        )
 
 
 def test_a_lower_score_through_broken_answers_is_no_success(small_run):

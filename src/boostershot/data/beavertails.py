@@ -35,14 +35,15 @@ def beavertails_rows(records: Sequence[Mapping[str, Any]], where: str) -> list[H
         if record["is_safe"]:
             continue
         prompt = text_of(record, "prompt", where, number, {})
-        refusal = record.get("refusal")
+        refusal, names = record.get("refusal"), categories_of(record.get("category"))
         rows.append(
             HarmfulPrompt(
                 id=f"row-{number}",
                 prompt=prompt,
-                category=category_of(record.get("category")),
+                category=names[0],
                 chosen=answer_in(refusal, prompt) if isinstance(refusal, str) else None,
                 rejected=text_of(record, "response", where, number, {}),
+                categories=names,
             )
         )
     if not rows:
@@ -50,11 +51,11 @@ def beavertails_rows(records: Sequence[Mapping[str, Any]], where: str) -> list[H
     return rows
 
 
-def category_of(flags: object) -> str:
-    """The first of the categories that hold, as the source orders them."""
+def categories_of(flags: object) -> tuple[str, ...]:
+    """The categories that hold, as the source orders them; `none` where none does."""
     if not isinstance(flags, Mapping):
-        return str(flags or "none")
-    return next((str(name) for name, holds in flags.items() if holds), "none")
+        return (str(flags or "none"),)
+    return tuple(str(name) for name, holds in flags.items() if holds) or ("none",)
 
 
 def answer_in(refusal: str, prompt: str) -> str | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import lzma
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from boostershot.errors import InputError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED: Mapping[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 HUB_FILE = "hf://datasets/"
 TEXT = "utf-8-sig"  # UTF-8, with or without the byte order mark that spreadsheets write
 
@@ -18,7 +21,8 @@ TEXT = "utf-8-sig"  # UTF-8, with or without the byte order mark that spreadshee
 def read_records(source: str, split: str | None = None) -> list[Mapping[str, Any]]:
     """The records of a `.jsonl/.json/.csv/.tsv/.parquet` file, or of a Hub data set (or a local copy of one).
 
-    A `.tsv` or `.csv` file has its column names in its first line.
+    A `.tsv` or `.csv` file has its column names in its first line. All but parquet may be packed (`.jsonl.gz`, as
+    BeaverTails has its files, or `.xz`).
 
     Args:
         source: a local file; `owner/name` or `owner/name:configuration` of the Hub; or one file of a Hub data set,
@@ -29,16 +33,28 @@ def read_records(source: str, split: str | None = None) -> list[Mapping[str, Any
         InputError: the file is missing, unreadable or not of its kind; names the line.
     """
     path = _downloaded(source) if source.startswith(HUB_FILE) else Path(source)
-    if path.suffix in SUFFIXES:
+    if kind_of(path) in SUFFIXES:
         if not path.is_file():
             raise InputError(f"{source}: no such file")
         try:
             return _read_file(path)
         except InputError:
             raise
-        except (OSError, ValueError, csv.Error) as error:  # ValueError: bytes that are no UTF-8, or no parquet
+        except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:  # ValueError: no UTF-8, no parquet
             raise InputError(f"{source}: cannot be read: {_reason(error)}") from error
     return _read_dataset(source, split)
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that tells how to read a file: `.jsonl` of `train.jsonl.gz`."""
+    packed = path.suffix in PACKED and path.with_suffix("").suffix in SUFFIXES[:-1]
+    return path.with_suffix("").suffix if packed else path.suffix
+
+
+def open_text(path: Path) -> IO[str]:
+    """A file's text, unpacked where it is packed, with its line ends as they are."""
+    opener = PACKED.get(path.suffix, open)
+    return cast(IO[str], opener(path, "rt", encoding=TEXT, newline=""))
 
 
 def _downloaded(source: str) -> Path:
@@ -46,7 +62,7 @@ def _downloaded(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     parts = source.removeprefix(HUB_FILE).split("/", 2)
-    if len(parts) < 3 or Path(source).suffix not in SUFFIXES:
+    if len(parts) < 3 or kind_of(Path(source)) not in SUFFIXES:
         raise InputError(f"{source}: expected {HUB_FILE}OWNER/NAME/FILE with one of {', '.join(SUFFIXES)}")
     owner, name, file = parts
     try:
@@ -56,30 +72,42 @@ def _downloaded(source: str) -> Path:
 
 
 def _read_file(path: Path) -> list[Mapping[str, Any]]:
-    if path.suffix == ".jsonl":
-        lines = path.read_text(encoding=TEXT).split("\n")  # splitlines would also cut at U+2028 inside a string
-        return [_object(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix == ".json":
-        try:
-            records = json.loads(path.read_text(encoding=TEXT))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {error.lineno} is not JSON: {error.msg}") from error
-        if not isinstance(records, list):
-            raise InputError(f"{path}: holds {type(records).__name__}; expected a list of objects")
-        for number, record in enumerate(records, 1):
-            if not isinstance(record, dict):
-                raise InputError(f"{path}: row {number} is {type(record).__name__}; expected an object")
-        return records
-    if path.suffix == ".parquet":
+    kind = kind_of(path)
+    if kind == ".parquet":
         from pyarrow import parquet  # and not through `datasets`, which would keep a converted copy in the user's home
 
         return parquet.read_table(path).to_pylist()
-    with path.open(encoding=TEXT, newline="") as file:
-        tabs = path.suffix == ".tsv"
+    with open_text(path) as file:
+        if kind == ".jsonl":
+            lines = file.read().split("\n")  # splitlines would also cut at U+2028 inside a string
+            return [_object(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+        if kind == ".json":
+            return _objects(file.read(), path)
+        tabs = kind == ".tsv"
         reader = csv.DictReader(
             file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
         )
-        return [{key: value for key, value in record.items() if value is not None} for record in reader]
+        records: list[Mapping[Any, Any]] = [
+            {key: value for key, value in record.items() if value is not None} for record in reader
+        ]
+    for number, record in enumerate(records, 1):
+        if None in record:  # csv's key for what is left over
+            raise InputError(f"{path}: row {number} has more cells than the first line has names")
+    return records
+
+
+def _objects(text: str, path: Path) -> list[Mapping[str, Any]]:
+    """The list of objects that a .json file holds."""
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno} is not JSON: {error.msg}") from error
+    if not isinstance(records, list):
+        raise InputError(f"{path}: holds {type(records).__name__}; expected a list of objects")
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: row {number} is {type(record).__name__}; expected an object")
+    return records
 
 
 def _object(line: str, where: str) -> Mapping[str, Any]:

@@ -10,12 +10,15 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from boostershot.core.batch import IGNORED, Rows
 from boostershot.data.splits import Row
+from boostershot.data.tasks.task import INPUT
 from boostershot.errors import InputError
 
 ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    "Below is an instruction that describes a task{input}. "
+    "Write a response that appropriately completes the request."
     "\n\n### Instruction:\n{prompt}\n\n### Response:\n"
-)  # Stanford Alpaca's layout without an input field, methods used by the field since
+)  # Stanford Alpaca's layout, methods used by the field since
+WITH_INPUT = ", paired with an input that provides further context"  # said where the prompt has an input section
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Format:
     def prompt_ids(self, prompt: str) -> list[int]:
         """The tokens after which the model answers."""
         if self.name == "alpaca":
-            return self.tokenizer(ALPACA.format(prompt=prompt)).input_ids
+            said = WITH_INPUT if INPUT in prompt else ""
+            return self.tokenizer(ALPACA.format(prompt=prompt, input=said)).input_ids
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )

@@ -1,4 +1,4 @@
-"""Sources of harmful prompts: the built-in ones without answers, and preference data."""
+"""Sources of harmful prompts: the built-in ones, the field's sets without answers, and preference data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from boostershot.data.beavertails import beavertails_rows, is_beavertails
 from boostershot.data.files import read_records
+from boostershot.data.prompt_sets import layout_of, prompt_rows
 from boostershot.data.rows import Completion, HarmfulPrompt, completions, harmful_prompts
 from boostershot.errors import InputError
 
@@ -26,7 +27,8 @@ def load_harmful_prompts(
 ) -> list[HarmfulPrompt]:
     """Harmful prompts with the answers that the source has; a built-in source has none.
 
-    BeaverTails is read without `columns`: its unsafe responses, and the refusals of its copies that have them.
+    Known by their columns and read without `columns`: BeaverTails (its unsafe responses, and the refusals of its copies
+    that have them), Do-Not-Answer, AdvBench, HarmBench, StrongREJECT, XSTest (its unsafe prompts).
 
     Raises:
         InputError: the source or its package is missing, or a row is bad.
@@ -39,6 +41,9 @@ def load_harmful_prompts(
     records = read_records(source, split)
     if is_beavertails(records) and not columns:
         return beavertails_rows(records, source)
+    layout = layout_of(records, columns or {})
+    if layout is not None:
+        return prompt_rows(layout, records, source, columns or {})
     return harmful_prompts(records, source, columns or {}, need_rejected=False)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from boostershot.config_errors import choices
 from boostershot.errors import InputError
 
 
@@ -14,6 +15,7 @@ class HarmfulPrompt:
     """A harmful prompt with what is known of it.
 
     `chosen` is the safe answer (f), `rejected` the harmful one (h); a source of prompts alone has neither yet.
+    `categories` are all that the prompt belongs to, where a source has several (BeaverTails); `category` is the first.
     """
 
     id: str
@@ -21,6 +23,10 @@ class HarmfulPrompt:
     category: str
     chosen: str | None = None
     rejected: str | None = None
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(self.categories) or (self.category,))  # JSON has lists
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -37,6 +43,19 @@ class Completion:
 
 
 T = TypeVar("T", HarmfulPrompt, Completion)
+
+
+def in_categories(rows: Sequence[HarmfulPrompt], wanted: Collection[str]) -> list[HarmfulPrompt]:
+    """The rows that belong to one of these categories at least.
+
+    Raises:
+        InputError: no row has one of them; names those that there are.
+    """
+    there = sorted({name for row in rows for name in row.categories})
+    for name in wanted:
+        if name not in there:
+            raise InputError(f"category {name!r}: no row has it; {choices(name, there)}")
+    return [row for row in rows if not set(wanted).isdisjoint(row.categories)]
 
 
 def harmful_prompts(
@@ -65,7 +84,7 @@ def harmful_prompts(
                 rejected=text_of(record, "rejected", where, number, columns) if has_rejected else None,
             )
         )
-    return _checked(rows, where)
+    return checked(rows, where)
 
 
 def completions(records: Iterable[Mapping[str, Any]], where: str, columns: Mapping[str, str]) -> list[Completion]:
@@ -94,7 +113,7 @@ def completions(records: Iterable[Mapping[str, Any]], where: str, columns: Mappi
                 completion=text_of(record, "completion", where, number, columns),
             )
         )
-    return _checked(rows, where)
+    return checked(rows, where)
 
 
 def text_of(record: Mapping[str, Any], name: str, where: str, number: int, columns: Mapping[str, str]) -> str:
@@ -128,7 +147,7 @@ def _role(turn: Any) -> Any:
     return turn.get("role") if isinstance(turn, Mapping) else None
 
 
-def _checked(rows: list[T], where: str) -> list[T]:
+def checked(rows: list[T], where: str) -> list[T]:
     """The rows, if there are any and their ids differ."""
     first: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):

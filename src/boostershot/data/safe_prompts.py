@@ -48,14 +48,29 @@ def load_safe_prompts(
     if source.startswith("built-in:"):
         raise InputError(f"safe prompts: {source!r}; expected {BUILT_IN}, a Hub id or a file")
     records, names = read_records(source, split), columns or {}
-    rows = [
-        SafePrompt(_identity(record, number), text_of(record, "prompt", source, number, names), _type(record, names))
-        for number, record in enumerate(records, start=1)
-        if is_safe(record, source, number, names)
-    ]
+    rows = [row for row, safe in labelled_prompts(records, source, names) if safe]
     if not rows:
         raise InputError(f"{source}: none of its {len(records)} rows is a safe prompt; expected at least one")
     return rows
+
+
+def labelled_prompts(
+    records: Sequence[Mapping[str, Any]], where: str, columns: Mapping[str, str]
+) -> list[tuple[SafePrompt, bool]]:
+    """All prompts, each with whether it is safe.
+
+    Raises:
+        InputError: names the source, the row (from 1) and the column.
+    """
+    return [
+        (
+            SafePrompt(
+                _identity(record, number), text_of(record, "prompt", where, number, columns), _type(record, columns)
+            ),
+            _is_safe(record, where, number, columns),
+        )
+        for number, record in enumerate(records, start=1)
+    ]
 
 
 def is_xstest(records: Sequence[Mapping[str, Any]]) -> bool:
@@ -70,16 +85,16 @@ def xstest_unsafe(records: Sequence[Mapping[str, Any]], where: str) -> list[Harm
         InputError: a row is bad, or none is unsafe.
     """
     rows = [
-        HarmfulPrompt(f"xstest/{number}", text_of(record, "prompt", where, number, {}), _type(record, {}))
-        for number, record in enumerate(records, start=1)
-        if not is_safe(record, where, number, {})
+        HarmfulPrompt(f"xstest/{row.id}", row.prompt, row.type)
+        for row, safe in labelled_prompts(records, where, {})
+        if not safe
     ]
     if not rows:
         raise InputError(f"{where}: none of its {len(records)} rows is an unsafe prompt; expected at least one")
     return rows
 
 
-def is_safe(record: Mapping[str, Any], where: str, number: int, columns: Mapping[str, str]) -> bool:
+def _is_safe(record: Mapping[str, Any], where: str, number: int, columns: Mapping[str, str]) -> bool:
     """What the row's label says; without one (XSTest's first releases) a prompt is unsafe if its type is a contrast.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boostershot.data.files import read_records
@@ -42,14 +42,22 @@ def load_texts(
         rows = load_task(source, options=options).splits["test"]
         return [Completion(row.id, row.prompt, row.answer) for row in rows]
     records, names = read_records(source, split), columns or {}
-    column = names.get("text", "text")
-    if "text" not in names and (not records or column not in records[0]):
+    if "text" not in names and (not records or "text" not in records[0]):
         return completions(records, source, names)
-    texts = []
+    return text_rows(records, source, names)
+
+
+def text_rows(records: Sequence[Mapping[str, Any]], where: str, columns: Mapping[str, str]) -> list[Completion]:
+    """The texts of one column, less the blank ones.
+
+    Raises:
+        InputError: names the source, the row (from 1) and the column.
+    """
+    texts, column = [], columns.get("text", "text")
     for number, record in enumerate(records, start=1):
         blank = isinstance(record.get(column), str) and not record[column].strip()
         if not blank:
-            texts.append(Completion(f"row-{number}", "", text_of(record, "text", source, number, names)))
+            texts.append(Completion(f"row-{number}", "", text_of(record, "text", where, number, columns)))
     if not texts:
-        raise InputError(f"{source}: all {len(records)} rows of column {column!r} are blank; expected some text")
+        raise InputError(f"{where}: all {len(records)} rows of column {column!r} are blank; expected some text")
     return texts

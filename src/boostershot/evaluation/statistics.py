@@ -6,6 +6,7 @@ ValueError that says so, never an interval of zeros.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -68,17 +69,138 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
     return _percentiles(_sample(values, "values"), seed, resamples)
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, resamples: int = 10_000
-) -> tuple[float, float, float]:
-    """Mean of a - b over prompts and its percentile bootstrap interval: (mean, low, high).
+def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean over seeds of a / b, and its interval: (ratio, low, high). a[i] and b[i] share seed i.
 
-    a[i] and b[i] are two models' figures (verdicts as 0 and 1, or losses) on the same prompt i; prompts are
-    drawn again with both figures together. Raises ValueError for unequal lengths or no prompts.
+    The t interval of the logarithm, so that a / b and b / a tell the same. Raises ValueError for a value that is
+    not positive, unequal lengths or fewer than two pairs.
     """
-    differences = _differences(a, b)
-    low, high = _percentiles(differences, seed, resamples)
-    return float(differences.mean()), low, high
+    if min([*a, *b], default=1.0) <= 0:
+        raise ValueError("a ratio needs positive values")
+    mean, low, high = paired_difference([math.log(value) for value in a], [math.log(value) for value in b])
+    return math.exp(mean), math.exp(low), math.exp(high)
+
+
+def hierarchical_bootstrap(
+    by_seed: Sequence[Sequence[float]], seed: int = 0, resamples: int = 10_000
+) -> tuple[float, float, float]:
+    """Mean over seeds and prompts, and its interval: (mean, low, high), in the unit of the values.
+
+    by_seed[s][i] is the figure of prompt i under seed s. Seeds are drawn with replacement, then prompts, and one draw
+    of prompts serves all drawn seeds, because they were asked the same prompts (the two-way bootstrap of Owen, 2007).
+    Prompts drawn anew within each seed, and a t interval over seeds, leave out what the seeds' prompts have in common:
+    with 3 seeds of 150 prompts they hold the truth in 83 to 90% and 87 to 90% of simulated studies, this one in 93 to
+    99% (bench/intervals.py). Raises ValueError for no seeds, or seeds with unequal numbers of prompts.
+    """
+    values = _matrix(by_seed)
+    means = _two_way(values, seed, resamples)
+    return float(values.mean()), *_middle(means)
+
+
+class Difference(NamedTuple):
+    """A mean difference, its interval, and the two-sided p-value of no difference."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_hierarchical(
+    a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]], seed: int = 0, resamples: int = 10_000
+) -> Difference:
+    """a - b on the same seeds and prompts, by `hierarchical_bootstrap` of the differences.
+
+    p is twice the smaller share of resampled means on either side of 0, of which each has one more than counted, so
+    that it is never 0. With a single seed only the prompts are drawn.
+    """
+    a, b = _matrix(a_by_seed), _matrix(b_by_seed)
+    if a.shape != b.shape:
+        raise ValueError(f"paired samples must be of one shape, not {a.shape} and {b.shape}")
+    means = _two_way(a - b, seed, resamples)
+    sides = (means <= 0).sum(), (means >= 0).sum()
+    p = min(1.0, 2 * (1 + min(sides)) / (1 + len(means)))
+    return Difference(float((a - b).mean()), *_middle(means), float(p))
+
+
+def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Exact two-sided p-value of McNemar's test: do two models differ in a verdict on the same prompts?
+
+    Only prompts with unlike verdicts count; under no difference each goes either way with probability 1/2
+    (McNemar 1947). 1 where there is none. Raises ValueError for unequal lengths.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"paired samples must be equally long, not {len(a)} and {len(b)}")
+    only_a = sum(bool(x) and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(bool(y) and not x for x, y in zip(a, b, strict=True))
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: the family-wise error rate is at most their bound."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def kappa(a: Sequence[bool], b: Sequence[bool]) -> float | None:
+    """Cohen's (1960) kappa of two judges' verdicts on the same answers; None where both give one and the same always.
+
+    Raises ValueError for unequal lengths or no answers.
+    """
+    first, second = _sample([float(x) for x in a], "a"), _sample([float(x) for x in b], "b")
+    if len(first) != len(second):
+        raise ValueError(f"paired samples must be equally long, not {len(first)} and {len(second)}")
+    agreement = float((first == second).mean())
+    chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
+    return None if chance == 1 else (agreement - chance) / (1 - chance)
+
+
+def share_interval(by_seed: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Mean over seeds of per-prompt shares (0 or 100), and its interval: (mean, low, high), in percent.
+
+    One seed: Wilson's. More: the hierarchical bootstrap, joined with Wilson's of as many prompts as there are where
+    fewer than five verdicts of either kind leave the bootstrap nothing to draw.
+    """
+    values = _matrix(by_seed)
+    seeds, prompts = values.shape
+    mean = float(values.mean())
+    if seeds == 1:
+        return mean, *wilson(round(mean * prompts / 100), prompts)
+    _, low, high = hierarchical_bootstrap(by_seed)
+    if min(mean, 100 - mean) * values.size / 100 < 5 - 1e-9:
+        least, most = wilson(round(mean * prompts / 100), prompts)
+        low, high = min(low, least), max(high, most)
+    return mean, low, high
+
+
+def _two_way(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """The mean of each resample: how often each seed and each prompt was drawn weighs the values."""
+    draw = np.random.default_rng(seed)
+    seeds, prompts = values.shape
+    rows = max(1, _DRAWS_AT_ONCE // prompts)
+    means = []
+    for start in range(0, resamples, rows):
+        n = min(rows, resamples - start)
+        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), n) / seeds
+        times_prompt = draw.multinomial(prompts, np.full(prompts, 1 / prompts), n) / prompts
+        means.append(((times_seed @ values) * times_prompt).sum(axis=1))
+    return np.concatenate(means)
+
+
+def _middle(means: np.ndarray) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _matrix(by_seed: Sequence[Sequence[float]]) -> np.ndarray:
+    if len({len(values) for values in by_seed}) > 1:
+        raise ValueError("seeds must have one number of prompts each, and the same")
+    return np.stack([_sample(values, "a seed") for values in by_seed]) if by_seed else _sample([], "seeds")
 
 
 def _percentiles(sample: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
@@ -88,9 +210,7 @@ def _percentiles(sample: np.ndarray, seed: int, resamples: int) -> tuple[float, 
         sample[draw.integers(len(sample), size=(min(rows, resamples - start), len(sample)))].mean(axis=1)
         for start in range(0, resamples, rows)
     ]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    return _middle(np.concatenate(means))
 
 
 def _differences(a: Sequence[float], b: Sequence[float]) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boostershot.evaluation.evaluate import Scores
+from boostershot.data.rows import HarmfulPrompt
+from boostershot.evaluation.evaluate import Answers, Scores, TaskAnswer
 from boostershot.evaluation.losses import row_losses
-from boostershot.pipeline.files import read_json, write_json, write_jsonl
+from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 
 
 class Losses:
@@ -45,8 +46,40 @@ def finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def write_answers(folder: Path, scores: Scores) -> None:
-    """The answers and verdicts, one a line."""
+def write_answers(folder: Path, answers: Answers) -> None:
+    """`answers.jsonl`, an answer to a harmful prompt a line, and `task.jsonl`: what a model said, unjudged."""
+    losses = dict(zip(answers.loss_ids, answers.losses, strict=True))
+    write_jsonl(
+        folder / "answers.jsonl",
+        [
+            {
+                "id": row.id,
+                "category": row.category,
+                "prompt": row.prompt,
+                "answer": answer,
+                "harmful_loss": losses.get(row.id),
+            }
+            for row, answer in zip(answers.prompts, answers.answers, strict=True)
+        ],
+    )
+    write_jsonl(folder / "task.jsonl", [asdict(answer) for answer in answers.task])
+
+
+def read_answers(folder: Path) -> Answers:
+    """What `write_answers` wrote; the harmful rows come back without their reference answers."""
+    lines = read_jsonl(folder / "answers.jsonl")
+    known = {line["id"]: line["harmful_loss"] for line in lines if line["harmful_loss"] is not None}
+    return Answers(
+        prompts=[HarmfulPrompt(line["id"], line["prompt"], line["category"]) for line in lines],
+        answers=[line["answer"] for line in lines],
+        task=[TaskAnswer(**line) for line in read_jsonl(folder / "task.jsonl")],
+        losses=list(known.values()),
+        loss_ids=list(known),
+    )
+
+
+def write_scores(folder: Path, scores: Scores) -> None:
+    """The verdicts, with and without the answers, and the task's answers, one a line."""
     losses = dict(zip(scores.loss_ids, scores.losses, strict=True))
     verdicts = [
         {"id": a.id, "category": a.category, **asdict(a.verdict), "harmful_loss": losses.get(a.id)}

@@ -130,15 +130,20 @@ class RecipeData:
         """The benign task."""
         spec = self.recipe.data.task
         test = (spec.test.source, spec.test.split) if spec.test else None
-        return load_task(spec.source, spec.kind, spec.split, _names(spec.columns), spec.options, test)
+        columns = _names(spec.columns)
+        return load_task(
+            spec.source, spec.kind, spec.split, columns, spec.options, test, variant=spec.variant, own=spec.own
+        )
 
     def _held_out(self) -> list[HarmfulPrompt]:
         """The prompts of all splits but `align`."""
         return [row for name, part in self._whole.items() if name != "align" for row in part]
 
     def task_identity(self) -> dict[str, Any]:
-        """What determines the task's rows."""
-        return _identity(self.recipe.data.task)
+        """What determines the task's rows, and what is right."""
+        spec = self.recipe.data.task
+        rule = spec.own.code_file if spec.own else None
+        return _identity(spec) | ({"code": file_hash(str(rule))} if rule else {})
 
     def harmful_identity(self) -> dict[str, Any]:
         """What determines the harmful prompts."""

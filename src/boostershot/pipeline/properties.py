@@ -290,7 +290,8 @@ def _immunized(cells: Sequence[Cell]) -> dict[tuple[str, int], Path]:
 
 
 def _harmful(folder: Path) -> dict[str, float]:
-    return {row["id"]: 100.0 * row["harmful"] for row in read_jsonl(folder / "verdicts.jsonl")}
+    rows = read_jsonl(folder / "verdicts.jsonl")
+    return {row["id"]: 100.0 * row["harmful"] for row in rows if row["harmful"] is not None}  # None: no verdict
 
 
 def _correct(folder: Path) -> dict[str, float]:

@@ -245,7 +245,7 @@ class PropertyStages:
         return self._run("accuracy", config, of, work)
 
     def benchmarks(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
-        """`result`: task -> metric -> [value, standard error], of lm-eval's tasks, as lm-eval's own defaults score them."""
+        """`result`: task -> metric -> [value, standard error], of lm-eval's tasks, by its own defaults."""
         settings = self._stability()
         config = self._config(layers) | {"tasks": list(settings.lm_eval), "limit": settings.lm_eval_limit}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from boostershot.config import Recipe
 from boostershot.evaluation.statistics import bootstrap_interval
+from boostershot.pipeline.comparisons import Read, Verdicts, comparisons
 from boostershot.pipeline.files import read_json
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
@@ -73,18 +74,32 @@ def assemble(
     """Everything that results.json holds, from the stages of a run."""
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
+    read = _each_once(partial(read_verdicts, folder / "stages"))
     base = {"defense": None, "attack": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
         "baseline": [_row(recipe, base, baseline)] if baseline else [],
         "rows": rows,
-        "summary": summarise(rows, methods, partial(read_verdicts, folder / "stages")),
+        "summary": summarise(rows, methods, read),
+        "comparisons": comparisons(rows, read),
         "costs": relative_costs(list(_costs(cells)), methods),
         "judges": [read_json(calibration / "calibration.json")] if calibration else [],
         "observations": observations(rows, methods),
     }
     return Results(folder, json.loads(json.dumps(content)))  # as a reader of the file sees it
+
+
+def _each_once(read: Read) -> Read:
+    """The same, but a stage's files are read once."""
+    known: dict[str | None, Verdicts | None] = {}
+
+    def remembered(row: Mapping[str, Any]) -> Verdicts | None:
+        if row["stage"] not in known:
+            known[row["stage"]] = read(row)
+        return known[row["stage"]]
+
+    return remembered
 
 
 def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:

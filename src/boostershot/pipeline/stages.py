@@ -1,4 +1,4 @@
-"""The stages of a run, each a function that fills one folder: data, calibration, immunize, attack, evaluate."""
+"""The stages of a run, each a function that fills one folder: data, calibration, immunize, attack, answers, scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judges import OfflineJudge, Relevance, is_degenerate, is_refusal
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
-from boostershot.pipeline.artifacts import Losses, finished, save, scores_record, weights_in, write_answers
+from boostershot.pipeline.artifacts import (
+    Losses,
+    finished,
+    read_answers,
+    save,
+    scores_record,
+    weights_in,
+    write_answers,
+    write_scores,
+)
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
 from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
@@ -321,8 +330,10 @@ class Stages:
         settings = self.recipe.evaluate
         return self.harmful_rows(settings.split, settings.n_harmful, LOSS_ROWS)
 
-    def evaluated(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
-        """`scores.json` and the answers behind it, of the model that the layers make.
+    def answers(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
+        """`answers.jsonl` and `task.jsonl`: what the model that the layers make answers, and its harmful losses.
+
+        No judge has a say here: another judge, or another calibration, generates nothing again.
 
         Args:
             of: the stage that made the last layer; None for the un-aligned model.
@@ -330,11 +341,11 @@ class Stages:
             what: for the progress line.
         """
         settings = self.recipe.evaluate
-        rows_folder, calibration_folder = self.held_out(), self.calibration()
+        rows_folder = self.held_out()
         config = {
             **self._identity(),
             "layers": [f"{layer.folder.parent.name}/{layer.folder.name}" for layer in layers],
-            "evaluate": settings.model_dump(mode="json"),
+            "evaluate": settings.model_dump(mode="json", exclude={"judges"}),
             "task": self.data.task_identity(),
             "max_length": self.recipe.data.max_length,
         }
@@ -343,8 +354,8 @@ class Stages:
             prompts = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
             task = self.data.task
             task_rows = list(task.splits[settings.split])[: settings.n_task] if task.correct else []
-            total = 2 * len(prompts) + len(task_rows) + LOSS_ROWS
-            with self.reporter.bar(f"scoring: {what}", total) as advance:
+            total = len(prompts) + len(task_rows) + LOSS_ROWS
+            with self.reporter.bar(f"answering: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)
                 answers = answer_all(
                     model,
@@ -359,15 +370,28 @@ class Stages:
                 )
                 del model
                 gc.collect()
+            write_answers(folder, answers)
+            return {"n_harmful": len(answers.answers), "n_task": len(answers.task)}
+
+        return self.store.run("answers", config, [rows_folder, *([of] if of else [])], work)
+
+    def evaluated(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
+        """The scores of the model that the layers make, and the verdicts behind them; arguments as for `answers`."""
+        calibration_folder = self.calibration()
+        answers_folder = self.answers(of, layers, what)
+        config = {"judges": list(self.recipe.evaluate.judges), "version": judges.VERSION}
+
+        def work(folder: Path) -> dict[str, Any]:
+            answers = read_answers(answers_folder)
+            with self.reporter.bar(f"judging: {what}", len(answers.answers)) as advance:
                 threshold = read_json(calibration_folder / "calibration.json")["threshold"]
                 base, _, form = self.base
-                judge = OfflineJudge(Relevance(base, form), threshold, task.labels)
+                judge = OfflineJudge(Relevance(base, form), threshold, self.data.task.labels)
                 scores = answers.judged(judge, advance)
-            write_answers(folder, scores)
+            write_scores(folder, scores)
             return scores_record(scores)
 
-        parents = [rows_folder, calibration_folder, *([of] if of else [])]
-        return self.store.run("evaluate", config, parents, work)
+        return self.store.run("evaluate", config, [answers_folder, calibration_folder], work)
 
 
 def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter: str) -> list[Layer]:

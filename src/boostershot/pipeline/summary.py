@@ -10,12 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boostershot.evaluation.statistics import mean_interval, paired_bootstrap, paired_difference, wilson
+from boostershot.evaluation.statistics import hierarchical_bootstrap, mean_interval, share_interval, wilson
+from boostershot.pipeline.comparisons import SHARES, Read, Row, by_common_prompt, difference
 
-Row = Mapping[str, Any]
-Verdicts = Mapping[str, Mapping[str, float]]
-
-_SHARES = ("harmful_score", "finetune_accuracy", "degenerate_share")
 _LOSSES = ("harmful_loss", "harmful_loss_own")
 _COMPARED = ("harmful_score", "finetune_accuracy", "harmful_loss", "degenerate_share")
 _CELL = ("defense", "attack", "adapter", "p", "attack_step", "judge", "task", "split")
@@ -46,27 +43,24 @@ def read_verdicts(stages: Path, row: Row) -> dict[str, dict[str, float]] | None:
         if not path.is_file():
             continue
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        unit = 100.0 if figure in _SHARES else 1.0
+        unit = 100.0 if figure in SHARES else 1.0
         values = {line["id"]: unit * line[key] for line in lines if line.get(key) is not None}
         if values:
             found[figure] = values
     return found
 
 
-def summarise(
-    rows: Sequence[Row], methods: Mapping[str, str], verdicts: Callable[[Row], Verdicts | None]
-) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -> list[dict[str, Any]]:
     """One item for each defense, attack and step that at least one seed finished, in the order of the rows.
 
     Args:
         rows: rows of results.json, without the baseline; failed ones are left out.
         methods: defense label -> method name; the first label with method "sft" is the reference.
-        verdicts: one row's per-prompt figures (figure name -> prompt id -> value in the row's unit), or None;
-            asked only where a difference rests on a single seed.
+        verdicts: one row's per-prompt figures (figure name -> prompt id -> value in the row's unit), or None.
 
-    Two seeds or more: mean and t interval over seeds, cut at 0 (and 100 for shares); differences to the
-    reference pair the seeds. One seed: the row's own interval over prompts; differences pair the prompts, and
-    have no interval where the two rows were not judged on the same prompts.
+    Two seeds or more: mean and hierarchical bootstrap over seeds and prompts; where a row has no figures for each
+    prompt (a loss that was followed but not judged), a t interval over seeds, cut at 0 (and 100 for shares). One
+    seed: the row's own interval over prompts. Differences to the reference: see `comparisons.difference`.
     """
     reference = reference_label(methods)
     cells = _grouped(rows)
@@ -74,8 +68,8 @@ def summarise(
     for cell, by_seed in cells.items():
         item: dict[str, Any] = dict(zip(_CELL, cell, strict=True))
         item["n_seeds"] = len(by_seed)
-        for figure in (*_SHARES, *_LOSSES):
-            item[figure] = _over_seeds(list(by_seed.values()), figure)
+        for figure in (*SHARES, *_LOSSES):
+            item[figure] = _over_seeds(list(by_seed.values()), figure, verdicts)
         theirs = cells.get((reference, *cell[1:]), {}) if item["defense"] != reference else {}
         item["minus_sft"] = _minus(by_seed, theirs, verdicts)
         items.append(item)
@@ -131,15 +125,20 @@ def _grouped(rows: Iterable[Row]) -> dict[tuple[Any, ...], dict[int, Row]]:
     return cells
 
 
-def _over_seeds(rows: Sequence[Row], figure: str) -> dict[str, Any] | None:
-    values = [row[figure] for row in rows if row[figure] is not None]
+def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, Any] | None:
+    known = [row for row in rows if row[figure] is not None]
+    values = [row[figure] for row in known]
     if not values:
         return None
     if len(values) == 1:
-        row = next(row for row in rows if row[figure] is not None)
-        return {"mean": values[0], "ci": _own_interval(row, figure)}
+        return {"mean": values[0], "ci": _own_interval(known[0], figure)}
+    found = [verdicts(row) or {} for row in known]
+    by_prompt = by_common_prompt(found, figure)
+    if by_prompt and all(len(one[figure]) == len(by_prompt[0]) for one in found):
+        mean, *ci = share_interval(by_prompt) if figure in SHARES else hierarchical_bootstrap(by_prompt)
+        return {"mean": mean, "ci": ci}
     mean, low, high = mean_interval(values)
-    return {"mean": mean, "ci": [max(low, 0.0), min(high, 100.0) if figure in _SHARES else high]}
+    return {"mean": mean, "ci": [max(low, 0.0), min(high, 100.0) if figure in SHARES else high]}
 
 
 def _own_interval(row: Row, figure: str) -> list[float] | None:
@@ -148,38 +147,10 @@ def _own_interval(row: Row, figure: str) -> list[float] | None:
     return row.get(f"{figure}_ci")
 
 
-def _minus(
-    ours: Mapping[int, Row], theirs: Mapping[int, Row], verdicts: Callable[[Row], Verdicts | None]
-) -> dict[str, Any] | None:
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+def _minus(ours: Mapping[int, Row], theirs: Mapping[int, Row], verdicts: Read) -> dict[str, Any] | None:
+    if not ours.keys() & theirs.keys():
         return None
-    per_prompt: list[Verdicts] = []
-    if len(seeds) == 1:
-        per_prompt = [verdicts(side[seeds[0]]) or {} for side in (ours, theirs)]
-    return {figure: _difference(ours, theirs, seeds, figure, per_prompt) for figure in _COMPARED}
-
-
-def _difference(
-    ours: Mapping[int, Row],
-    theirs: Mapping[int, Row],
-    seeds: list[int],
-    figure: str,
-    per_prompt: list[Verdicts],
-) -> dict[str, Any] | None:
-    pairs = [(ours[s][figure], theirs[s][figure]) for s in seeds]
-    pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not pairs:
-        return None
-    if len(pairs) > 1:
-        mean, low, high = paired_difference(*zip(*pairs, strict=True))
-        return {"mean": mean, "ci": [low, high]}
-    interval = None
-    if per_prompt:
-        a, b = (side.get(figure, {}) for side in per_prompt)
-        if a and a.keys() == b.keys():
-            interval = list(paired_bootstrap([a[i] for i in a], [b[i] for i in a])[1:])
-    return {"mean": pairs[0][0] - pairs[0][1], "ci": interval}
+    return {figure: difference(ours, theirs, figure, verdicts) for figure in _COMPARED}
 
 
 def _course(rows: Sequence[Row], defense: str | None, attack: str | None) -> dict[int, dict[int, Row]]:

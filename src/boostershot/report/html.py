@@ -72,6 +72,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "number": words.number,
         "estimate": words.estimate,
+        "p_value": words.p_value,
         "bracket": words.bracket,
         "name": words.name,
         "share": words.share,
@@ -93,13 +94,14 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "model": run.recipe.get("model", {}).get("id", "unknown model"),
         "started": manifest.get("started"),
         "ended": manifest.get("ended"),
-        "findings": words.findings(summary, run.methods),
+        "findings": words.findings(summary, run.methods, results["comparisons"]),
         "caveats": _caveats(results, manifest),
         "styles": _styles(run),
         "attacks": [_attack(run, label) for label in attacks],
         "has_base": any(row["status"] == "done" for row in results["baseline"]),
         "summary": summary,
         "rows": rows,
+        "comparisons": results["comparisons"],
         "differences": [item for item in summary if item["minus_sft"]],
         "reference": next((label for label, method in run.methods.items() if method == "sft"), None),
         "observations": results.get("observations", []),
@@ -127,7 +129,10 @@ def _caveats(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[st
     if failed:
         found.append(f"{failed} of {len(results['rows'])} cells failed; the table names the errors.")
     if len(manifest["seeds"]) == 1:
-        found.append("One seed: the intervals cover the choice of prompts, not another training run.")
+        found.append(
+            "One seed: the intervals cover the choice of prompts, not another training run. Compare defenses with "
+            "three seeds at least."
+        )
     overlapping = [pair for pair, count in manifest["overlaps"].items() if count]
     if overlapping:
         found.append(f"Prompts are shared between splits ({', '.join(overlapping)}): do not trust the figures.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from boostershot.report import charts
 from boostershot.report.scorecard import Scorecard, reached, scorecard
-from boostershot.report.words import estimate, name, number
+from boostershot.report.words import estimate, name
 
 Figure = Mapping[str, Any]
 

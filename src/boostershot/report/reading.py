@@ -8,7 +8,7 @@ from typing import Any
 
 from boostershot.errors import InputError
 
-_RESULTS = {"recipe": str, "baseline": list, "rows": list, "summary": list, "costs": list, "judges": list}
+_RESULTS = {"recipe": str} | dict.fromkeys(("baseline", "rows", "summary", "comparisons", "costs", "judges"), list)
 _MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
 _PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list}
 # What the report shows of a row.

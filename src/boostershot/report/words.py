@@ -13,6 +13,8 @@ Item = Mapping[str, Any]
 _NAMES = {"sft": "SFT", "booster": "Booster"}
 # The margin below which a share of degenerate answers is not held against a defense, in points.
 _DEGENERATE_MARGIN = 5.0
+# The family-wise error rate at which a difference counts as shown.
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,20 @@ def last_steps(summary: Sequence[Item]) -> dict[tuple[str, str], Item]:
     return last
 
 
-def findings(summary: Sequence[Item], methods: Mapping[str, str]) -> list[Finding]:
-    """One finding for each defense and mixed attack (else the attack with the most harmful rows)."""
+def p_value(p: float | None) -> str:
+    """A p-value as "0.031" or "< 0.001"; a dash where there is none."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def findings(summary: Sequence[Item], methods: Mapping[str, str], comparisons: Sequence[Item] = ()) -> list[Finding]:
+    """One finding for each defense and mixed attack (else the attack with the most harmful rows).
+
+    Args:
+        summary, comparisons: as in results.json; a difference whose corrected p-value is not small is not shown.
+        methods: defense label -> method name.
+    """
     reference = next((label for label, method in methods.items() if method == "sft"), None)
     attacks = {item["attack"]: item["p"] for item in summary}
     mixed = [attack for attack, p in attacks.items() if p is not None and 0 < p < 1]
@@ -91,7 +105,7 @@ def findings(summary: Sequence[Item], methods: Mapping[str, str]) -> list[Findin
     for attack in chosen:
         for defense in methods:
             if defense != reference:
-                found += _finding(summary, attack, defense, reference)
+                found += _finding(summary, comparisons, attack, defense, reference)
     if not found:
         found = [_alone(item) for (_, attack), item in last_steps(summary).items() if attack in chosen]
     nothing = Finding("No cell of this run was finished, so there is no answer.", "", "Nothing measured.", "open")
@@ -132,7 +146,9 @@ def _ends(items: Iterable[Item], figure: str) -> Iterator[tuple[Item, Item]]:
         yield ordered[0], ordered[-1]
 
 
-def _finding(summary: Sequence[Item], attack: str, defense: str, reference: str | None) -> list[Finding]:
+def _finding(
+    summary: Sequence[Item], comparisons: Sequence[Item], attack: str, defense: str, reference: str | None
+) -> list[Finding]:
     """The comparison at the last step that both sides finished; empty where there is none."""
     here = [item for item in summary if item["attack"] == attack]
     sides = [{i["attack_step"]: i for i in here if i["defense"] == label} for label in (defense, reference)]
@@ -147,18 +163,24 @@ def _finding(summary: Sequence[Item], attack: str, defense: str, reference: str 
     if ours["finetune_accuracy"] and theirs["finetune_accuracy"]:
         sentence += f"; fine-tune accuracy is {estimate(ours['finetune_accuracy'])} against "
         sentence += estimate(theirs["finetune_accuracy"])
-    verdict, tone = _judgement(minus, name(defense), name(reference))
+    tested = [one for one in comparisons if one["judge"] == ours["judge"] and one["harmful_score"]]
+    here = [o for o in tested if o["attack"] == attack and {o["a"], o["b"]} == {defense, reference}]
+    p = here[0]["harmful_score"]["p_holm"] if here and here[0]["attack_step"] == step else None
+    verdict, tone = _judgement(minus, name(defense), name(reference), p, len(tested))
     return [Finding(f"{sentence}.", _setting(ours, theirs), verdict, tone)]
 
 
-def _judgement(minus: Item, defense: str, reference: str) -> tuple[str, str]:
+def _judgement(minus: Item, defense: str, reference: str, p: float | None, among: int) -> tuple[str, str]:
     score = minus.get("harmful_score")
     if score is None or score["ci"] is None:
         return f"No interval for the difference, so this run does not show whether {defense} helps.", "open"
     low, high = score["ci"]
     points = f"{estimate(score, signed=True)} points"
     if low <= 0 <= high:
-        return f"Not shown: the difference of {points} to {reference} may as well be 0.", "open"
+        return f"No difference shown: {points} to {reference} may as well be 0.", "open"
+    if p is not None and p > _ALPHA:
+        corrected = f"corrected for {among} comparison{'s' if among > 1 else ''}, p = {p_value(p)}"
+        return f"No difference shown: {points} to {reference}, but {corrected}.", "open"
     if low > 0:
         return f"{defense} does not help here, it is worse: {points} against {reference}.", "worse"
     caveats = []

@@ -65,7 +65,9 @@ def _matrix(transfers: Sequence[Transfer], groups: Sequence[str]) -> dict[str, A
     for one in transfers:
         cells.setdefault((one.immunised, one.attacked), {})[one.seed] = one.harmful
     seeds = sorted({one.seed for one in transfers})
-    paired = [rows for rows in (_pairs(cells, groups, seed) for seed in seeds) if len(rows)]
+    by_seed = [pairs for pairs in (_pairs(cells, groups, seed) for seed in seeds) if pairs]
+    keys = aligned(*by_seed) if by_seed else []
+    paired = [np.array([pairs[key] for key in keys], dtype=float) for pairs in by_seed] if keys else []
     return {
         "seeds": len(seeds),
         "matrix": [[percentage(list(cells.get((row, column), {}).values())) for column in groups] for row in groups],
@@ -75,9 +77,11 @@ def _matrix(transfers: Sequence[Transfer], groups: Sequence[str]) -> dict[str, A
     }
 
 
-def _pairs(cells: Mapping[tuple[str, str], Mapping[int, Rows]], groups: Sequence[str], seed: int) -> np.ndarray:
-    """[prompts, 2]: each column's prompts, answered after in-domain immunisation and (the mean) after all others."""
-    pairs = []
+def _pairs(
+    cells: Mapping[tuple[str, str], Mapping[int, Rows]], groups: Sequence[str], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Each column's prompts, answered after in-domain immunisation and (the mean) after all others."""
+    pairs = {}
     for column in groups:
         rows = {row: cells.get((row, column), {}).get(seed) for row in groups}
         own = rows.pop(column)
@@ -85,8 +89,8 @@ def _pairs(cells: Mapping[tuple[str, str], Mapping[int, Rows]], groups: Sequence
         if own is None or not others:
             continue
         for key in aligned(own, *others):
-            pairs.append([own[key], float(np.mean([other[key] for other in others]))])
-    return np.array(pairs, dtype=float)
+            pairs[f"{column}/{key}"] = own[key], float(np.mean([other[key] for other in others]))
+    return pairs
 
 
 def _second(seconds: Sequence[Second]) -> dict[str, Any]:

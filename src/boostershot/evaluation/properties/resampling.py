@@ -1,14 +1,15 @@
-"""Intervals of figures that are computed from mean curves: seeds are drawn again, and prompts within each."""
+"""Intervals of figures that are computed from mean curves (steps to break, ratios): seeds and rows drawn again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.statistics import LEVEL, wilson
+from boostershot.evaluation.statistics import LEVEL, share_interval
+from boostershot.evaluation.survival import steps_to_break
 
 RESAMPLES = 2_000
 _UNDEFINED = 0.05  # the share of resamples without the figure beyond which there is no interval
@@ -24,22 +25,24 @@ def estimate(
 ) -> Figure:
     """A figure of the mean over rows and seeds, and its 95% percentile interval, `{"mean": m, "ci": [low, high]}`.
 
-    Seeds are drawn with replacement, and within each the rows (hierarchical bootstrap); with one seed the rows alone.
-    What belongs together (two arms on the same prompts, the steps of a course) is drawn together: it is in one row.
+    Seeds and rows are drawn as in `statistics.hierarchical_bootstrap`: with replacement, one draw of rows for all drawn
+    seeds, because they met the same rows; with one seed the rows alone. What belongs together (two arms on the same
+    prompts, the steps of a course) is drawn together: it is in one row.
 
     Args:
-        by_seed: an array for each seed, [rows, ...]; the mean over its rows is weighed equally with other seeds'.
+        by_seed: an array for each seed, [rows, ...], with the same rows.
         figure: of the mean array. inf is "not reached" (a bound of None), NaN "undefined".
+        seed, resamples: of the draws.
 
     Returns:
         `mean` is None where the figure is NaN or inf, a bound None where it is inf, and `ci` None where there is but a
         single row, or where more than 5% of the resamples are undefined.
     """
-    mean = figure(np.mean([rows.mean(axis=0) for rows in by_seed], axis=0))
-    if sum(len(rows) for rows in by_seed) < 2 or math.isnan(mean):
+    values = np.stack(by_seed)
+    mean = figure(values.mean(axis=(0, 1)))
+    if values.shape[0] * values.shape[1] < 2 or math.isnan(mean):
         return {"mean": finite(mean), "ci": None}
-    draw = np.random.default_rng(seed)
-    found = np.sort([figure(_resampled(by_seed, draw)) for _ in range(resamples)])  # NaN sorts last
+    found = np.array([figure(one) for one in _resampled(values, np.random.default_rng(seed), resamples)])
     defined = found[~np.isnan(found)]
     if len(defined) < (1 - _UNDEFINED) * resamples:
         return {"mean": finite(mean), "ci": None}
@@ -49,13 +52,14 @@ def estimate(
 
 
 def percentage(by_seed: Sequence[np.ndarray | Mapping[str, float]]) -> Figure | None:
-    """The mean of values of 0 and 100: Wilson's interval with one seed, else over seeds and rows; None without rows."""
-    rows = [np.array(list(one.values()) if isinstance(one, Mapping) else one, dtype=float) for one in by_seed]
-    if not rows or not all(len(one) for one in rows):
+    """The mean of values of 0 and 100 with `statistics.share_interval`; None without rows."""
+    named = [one for one in by_seed if isinstance(one, Mapping)]
+    keys = aligned(*named) if named else []
+    rows = [[one[key] for key in keys] if isinstance(one, Mapping) else one.tolist() for one in by_seed]
+    if not rows or not all(rows):
         return None
-    if len(rows) > 1:
-        return estimate(rows)
-    return {"mean": float(rows[0].mean()), "ci": [*wilson(int((rows[0] > 0).sum()), len(rows[0]))]}
+    mean, low, high = share_interval(rows)
+    return {"mean": mean, "ci": [low, high]}
 
 
 def finite(value: float) -> float | None:
@@ -63,22 +67,21 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _resampled(by_seed: Sequence[np.ndarray], draw: np.random.Generator) -> np.ndarray:
-    picked = [by_seed[i] for i in draw.integers(len(by_seed), size=len(by_seed))]
-    return np.mean([rows[draw.integers(len(rows), size=len(rows))].mean(axis=0) for rows in picked], axis=0)
-
-
 def crossing(steps: Sequence[float], scores: Sequence[float], threshold: float) -> float:
-    """The first step at which the scores reach the threshold, linearly interpolated; inf where they never do."""
-    for i, score in enumerate(scores):
-        if score >= threshold:
-            if i == 0:
-                return float(steps[0])
-            share = (threshold - scores[i - 1]) / (score - scores[i - 1])
-            return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
-    return math.inf
+    """`survival.steps_to_break`, with inf for "not reached"."""
+    found = steps_to_break(steps, scores, threshold)
+    return found.step if found.reached else math.inf
 
 
 def aligned(*sides: Mapping[str, Any]) -> list[str]:
-    """The row ids that all sides have, in the order of the first."""
+    """The row ids that all sides have, in the order of the first: a judge may have no verdict on some answer."""
     return [key for key in sides[0] if all(key in side for side in sides[1:])]
+
+
+def _resampled(values: np.ndarray, draw: np.random.Generator, resamples: int) -> Iterator[np.ndarray]:
+    """The mean array of each resample of [seeds, rows, ...]."""
+    seeds, rows, *_ = values.shape
+    for _ in range(resamples):
+        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
+        times_row = draw.multinomial(rows, np.full(rows, 1 / rows)) / rows
+        yield np.tensordot(times_row, np.tensordot(times_seed, values, 1), 1)

@@ -58,7 +58,8 @@ def _cell(seeds: Sequence[Course], threshold: float) -> dict[str, Any]:
     """One defence under one attack, over its seeds."""
     first = seeds[0]
     steps = first.steps
-    harmful = [_by_prompt(course) for course in seeds]
+    keys = _judged(seeds)
+    harmful = [_by_prompt(course, keys) for course in seeds]
     distance, utility = (_mean_course([getattr(c, name) for c in seeds]) for name in ("distance", "utility"))
     return {
         "defense": first.defense,
@@ -86,13 +87,14 @@ def _cell(seeds: Sequence[Course], threshold: float) -> dict[str, Any]:
 def _over_attacks(label: str, attacks: Sequence[Sequence[Course]], threshold: float) -> dict[str, Any]:
     """All attacks on one defence: Kaplan-Meier over attacks and seeds, and the figures that a mean makes sense of."""
     courses = [course for seeds in attacks for course in seeds]
-    breaks = [steps_to_break(c.steps, _by_prompt(c).mean(axis=0).tolist(), threshold) for c in courses]
+    keys = _judged(courses)
+    breaks = [steps_to_break(c.steps, _by_prompt(c, keys).mean(axis=0).tolist(), threshold) for c in courses]
     median, interval, curve = kaplan_meier([b.step for b in breaks], [b.reached for b in breaks])
     seeds = sorted({course.seed for course in courses})
     areas, slopes = [], []
     for seed in seeds:  # a prompt is met by every attack: its mean over them is one row
         mine = [course for course in courses if course.seed == seed]
-        areas.append(np.mean([_by_prompt(c) @ _trapezoid(c.steps) for c in mine], axis=0))
+        areas.append(np.mean([_by_prompt(c, keys) @ _trapezoid(c.steps) for c in mine], axis=0))
         followed = [c for c in mine if len(c.steps) > 1 and c.losses[0]]
         if followed:
             slopes.append(np.mean([_losses(c) @ _least_squares(c.steps) for c in followed], axis=0))
@@ -104,15 +106,20 @@ def _over_attacks(label: str, attacks: Sequence[Sequence[Course]], threshold: fl
         "broken": sum(b.reached for b in breaks),
         "courses": len(breaks),
         "steps_to_break": {"mean": median, "ci": None if len(breaks) < 2 else [*interval]},
-        "survival": [[float(step), float(share)] for step, share in curve],
+        "survival": [list(point) for point in curve],
         "area": estimate(areas),
         "loss_slope": estimate(slopes) if slopes else None,
     }
 
 
-def _by_prompt(course: Course) -> np.ndarray:
-    """[prompts, steps], 0 or 100, of the prompts that were judged at every step."""
-    return np.array([[rows[key] for rows in course.harmful] for key in aligned(*course.harmful)], dtype=float)
+def _judged(courses: Sequence[Course]) -> list[str]:
+    """The prompts that have a verdict at every step of every course."""
+    return aligned(*(rows for course in courses for rows in course.harmful))
+
+
+def _by_prompt(course: Course, keys: Sequence[str]) -> np.ndarray:
+    """[prompts, steps], 0 or 100."""
+    return np.array([[rows[key] for rows in course.harmful] for key in keys], dtype=float)
 
 
 def _losses(course: Course) -> np.ndarray:

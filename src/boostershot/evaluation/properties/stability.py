@@ -69,7 +69,8 @@ def _change(before: Mapping[str, float], by_seed: Sequence[Mapping[str, float]])
     """After less before, on the same rows."""
     if not before or not all(by_seed):
         return None
-    return estimate([np.array([rows[key] - before[key] for key in aligned(before, rows)]) for rows in by_seed])
+    keys = aligned(before, *by_seed)
+    return estimate([np.array([rows[key] - before[key] for key in keys]) for rows in by_seed])
 
 
 def _perplexity(by_seed: Sequence[Mapping[str, tuple[float, int]]]) -> Figure | None:

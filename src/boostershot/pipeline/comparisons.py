@@ -1,0 +1,89 @@
+"""Defences against each other: paired differences on the same seeds and prompts, corrected for how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from boostershot.evaluation.statistics import holm, mcnemar, paired_difference, paired_hierarchical
+
+Row = Mapping[str, Any]
+Verdicts = Mapping[str, Mapping[str, float]]
+Read = Callable[[Row], Verdicts | None]  # one row's per-prompt figures: figure -> prompt id -> value in the row's unit
+
+SHARES = ("harmful_score", "finetune_accuracy", "degenerate_share")  # 0 or 100 for each prompt
+TESTED = ("harmful_score", "finetune_accuracy")
+_CELL = ("attack", "adapter", "p", "judge", "task", "split")
+
+
+def difference(
+    ours: Mapping[int, Row], theirs: Mapping[int, Row], figure: str, verdicts: Read
+) -> dict[str, Any] | None:
+    """`{"mean", "ci", "p"}` of ours - theirs over the seeds that both have; None where there is none.
+
+    Paired by seed and by the prompts that all rows have (hierarchical bootstrap; McNemar's exact p for the verdicts of
+    a single seed). Without such prompts it is paired by seed alone (t interval, no p), and one seed has no interval.
+
+    Args:
+        ours, theirs: seed -> row.
+        figure: a key of both rows.
+        verdicts: a row's per-prompt figures.
+    """
+    seeds = [s for s in sorted(ours.keys() & theirs.keys()) if None not in (ours[s][figure], theirs[s][figure])]
+    if not seeds:
+        return None
+    sides = [[side[seed] for seed in seeds] for side in (ours, theirs)]
+    by_prompt = by_common_prompt([verdicts(row) or {} for side in sides for row in side], figure)
+    if by_prompt:
+        a, b = by_prompt[: len(seeds)], by_prompt[len(seeds) :]
+        mean, low, high, p = paired_hierarchical(a, b)
+        if len(seeds) == 1 and figure in SHARES:
+            p = mcnemar([value > 0 for value in a[0]], [value > 0 for value in b[0]])
+        return {"mean": mean, "ci": [low, high], "p": p}
+    a, b = ([row[figure] for row in side] for side in sides)
+    if len(seeds) == 1:
+        return {"mean": a[0] - b[0], "ci": None, "p": None}
+    mean, low, high = paired_difference(a, b)
+    return {"mean": mean, "ci": [low, high], "p": None}
+
+
+def by_common_prompt(rows: Sequence[Verdicts], figure: str) -> list[list[float]]:
+    """The figure of each row on the prompts that all rows have it for, in one order; empty where there is none."""
+    found = [row.get(figure, {}) for row in rows]
+    common = [prompt for prompt in found[0] if all(prompt in one for one in found)] if found else []
+    return [[one[prompt] for prompt in common] for one in found] if common else []
+
+
+def comparisons(rows: Sequence[Row], verdicts: Read) -> list[dict[str, Any]]:
+    """Every pair of defences under every attack, at the last step that both finished.
+
+    One item `{attack, adapter, p, judge, task, split, attack_step, a, b, n_seeds, harmful_score, finetune_accuracy}`
+    for each; a figure is `difference`'s of a - b with `p_holm`, Holm's p over all pairs and attacks of that judge and
+    figure in the run, and None where it has no p.
+    """
+    cells: dict[tuple[Any, ...], dict[str, dict[int, dict[int, Row]]]] = {}  # cell -> defence -> step -> seed -> row
+    for row in rows:
+        if row["status"] == "done" and row["harmful_score"] is not None:
+            by_step = cells.setdefault(tuple(row[key] for key in _CELL), {}).setdefault(row["defense"], {})
+            by_step.setdefault(row["attack_step"], {})[row["seed"]] = row
+    items = []
+    for cell, defenses in cells.items():
+        for a, b in combinations(defenses, 2):
+            shared = [s for s in defenses[a].keys() & defenses[b].keys() if defenses[a][s].keys() & defenses[b][s]]
+            if not shared:
+                continue
+            step = max(shared)
+            ours, theirs = defenses[a][step], defenses[b][step]
+            item = {**dict(zip(_CELL, cell, strict=True)), "attack_step": step, "a": a, "b": b}
+            item["n_seeds"] = len(ours.keys() & theirs.keys())
+            items.append(item | {figure: difference(ours, theirs, figure, verdicts) for figure in TESTED})
+    for judge in dict.fromkeys(item["judge"] for item in items):
+        for figure in TESTED:
+            family = [item[figure] for item in items if item["judge"] == judge and item[figure]]
+            tested = [one for one in family if one["p"] is not None]
+            for one in family:
+                one["p_holm"] = None
+            for one, adjusted in zip(tested, holm([one["p"] for one in tested]), strict=True):
+                one["p_holm"] = adjusted
+    return items
