@@ -34,9 +34,9 @@ def course(scores, *, defense="sft", attack="mix", seed=0, steps=(0, 10, 20), lo
 
 
 def test_a_crossing_is_interpolated_and_censored():
-    assert crossing((0, 10, 30), (0, 20, 80), 50) == pytest.approx(20)
-    assert crossing((0, 10), (60, 80), 50) == 0
-    assert crossing((0, 10), (0, 50), 50) == math.inf  # it has to exceed the threshold
+    assert crossing((0, 10, 30), np.array((0, 20, 80)), 50) == pytest.approx(20)
+    assert crossing((0, 10), np.array((60, 80)), 50) == 0
+    assert crossing((0, 10), np.array((0, 50)), 50) == math.inf  # it has to exceed the threshold
 
 
 def test_an_interval_over_rows_is_the_bootstraps_of_their_mean():

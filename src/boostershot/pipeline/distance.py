@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -57,7 +57,7 @@ class Distance:
                 )
         return math.sqrt(max(0.0, math.fsum(self._adapters(model))))
 
-    def _adapters(self, model: Any) -> Any:
+    def _adapters(self, model: Any) -> Iterator[float]:
         """The squared norm of what each adapter adds now less what it added at the start."""
         for name, module in model.named_modules():
             for i, (a, b, scale) in enumerate(lora_pairs(name, module)):
@@ -73,12 +73,13 @@ def effective_norm(model: Any) -> float:
     seen, squares = set[int](), []
     for name, module in model.named_modules():
         pairs = list(lora_pairs(name, module))
-        if not pairs or not isinstance(module, LoraLayer):
+        if not pairs:
             continue
-        weight: Any = module.get_base_layer().weight
+        layer: Any = module
+        weight = layer.get_base_layer().weight
         effective = weight.detach().clone()
-        for adapter in module.active_adapters:
-            effective += module.get_delta_weight(adapter)
+        for adapter in layer.active_adapters:
+            effective += layer.get_delta_weight(adapter)
         seen |= {id(weight), *(id(one) for a, b, _ in pairs for one in (a, b))}
         squares.append(_square(effective))
     squares += [_square(param) for param in model.parameters() if id(param) not in seen]

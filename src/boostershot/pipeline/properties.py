@@ -193,7 +193,9 @@ def _transfers(do: Measuring, label: str, attack: Attack, parts: Mapping[str, St
             for row, stages in parts.items():
                 what = f"{defense} on {row}, seed {seed}"
                 immunized = do.attempt("generalization", what, lambda s=stages, d=defense, n=seed: s.immunized(d, n))
-                for column, other in parts.items() if immunized else ():
+                if immunized is None:
+                    continue
+                for column, other in parts.items():
                     name = f"{what}, {label} with {column}"
                     harmful = do.attempt(
                         "generalization",
@@ -211,8 +213,10 @@ def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
     if other is None:
         return []
     equal = do.attempt("generalization", "the second source", lambda: do.of.affordable(attack, [do.stages, other]))
+    if equal is None:
+        return []
     found = []
-    for defense, described in do.of.recipe.defenses.items() if equal else ():
+    for defense, described in do.of.recipe.defenses.items():
         for seed in do.of.recipe.seeds:
             met, what = equal.against(described), f"{defense}, seed {seed}"
 

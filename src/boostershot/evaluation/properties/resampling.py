@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.statistics import LEVEL, share_interval
+from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, share_interval
 from boostershot.evaluation.survival import steps_to_break
 
 RESAMPLES = 2_000
@@ -39,6 +39,9 @@ def estimate(
         single row, or where more than 5% of the resamples are undefined.
     """
     values = np.stack(by_seed)
+    if figure is float and values.shape[0] * values.shape[1] > 1:
+        mean, low, high = hierarchical_bootstrap(values.tolist(), seed)
+        return {"mean": mean, "ci": [low, high]}
     mean = figure(values.mean(axis=(0, 1)))
     if values.shape[0] * values.shape[1] < 2 or math.isnan(mean):
         return {"mean": finite(mean), "ci": None}
@@ -67,9 +70,9 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def crossing(steps: Sequence[float], scores: Sequence[float], threshold: float) -> float:
+def crossing(steps: Sequence[float], scores: np.ndarray, threshold: float) -> float:
     """`survival.steps_to_break`, with inf for "not reached"."""
-    found = steps_to_break(steps, scores, threshold)
+    found = steps_to_break(steps, scores.tolist(), threshold)
     return found.step if found.reached else math.inf
 
 

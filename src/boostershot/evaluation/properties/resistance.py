@@ -171,7 +171,7 @@ def _at_break(harmful: Sequence[np.ndarray], course: Sequence[float | None], thr
     indices = range(len(along))
 
     def there(scores: np.ndarray) -> float:
-        position = crossing(list(indices), list(scores), threshold)
+        position = crossing(list(indices), scores, threshold)
         return position if math.isinf(position) else float(np.interp(position, indices, along))
 
     figure = estimate(harmful, there)
