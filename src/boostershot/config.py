@@ -335,6 +335,8 @@ class Resistance(Section):
 class SafeSource(Source):
     """Safe prompts that look harmful, such as XSTest's."""
 
+    source: Text = "built-in:looks-harmful"
+    """built-in:looks-harmful, a Hub id or a local file."""
     columns: dict[Literal["prompt", "type", "label"], Text] | None = None
     """Our column name -> the source's, where they differ."""
 
@@ -342,6 +344,8 @@ class SafeSource(Source):
 class TextSource(Source):
     """Neutral text."""
 
+    source: Text = "built-in:neutral"
+    """built-in:neutral, reasoning-gym:NAME, a Hub id or a local file."""
     columns: dict[Literal["text", "prompt", "completion"], Text] | None = None
     """Our column name -> the source's, where they differ."""
     options: Options | None = None
@@ -351,16 +355,18 @@ class TextSource(Source):
 class Stability(Section):
     """What immunisation costs before any attack."""
 
-    safe: SafeSource = SafeSource(source="built-in:looks-harmful")
+    safe: SafeSource = SafeSource()
     """Safe prompts that look harmful, such as XSTest's: refusing them is over-refusal."""
     n_safe: Count | None = None
     """How many of them; all if not given."""
-    texts: TextSource = TextSource(source="built-in:neutral")
+    texts: TextSource = TextSource()
     """Neutral text, for the perplexity; it is measured after attacks, too, as the utility that they cost."""
     n_texts: Count | None = None
     """How many of them; all if not given."""
     lm_eval: Annotated[tuple[Text, ...], AfterValidator(distinct)] = ()
     """Tasks of the lm-evaluation-harness (the extra lm-eval), by its names."""
+    lm_eval_path: Text | None = None
+    """A folder with lm-eval tasks of your own, beside its own tasks."""
     lm_eval_limit: Count | None = None
     """Rows of each lm-eval task; all if not given."""
 

@@ -138,11 +138,11 @@ def test_a_second_run_does_no_stage_again_and_the_scorecard_and_report_hold_the_
     assert stamps(run) == before
     assert json.loads((run / "properties.json").read_text()) == found
     card, page = (run / "scorecard.md").read_text(), (run / "report.html").read_text()
-    assert "| **Resistance** | steps until HS ≥ 50%" in card
+    assert "| **Resistance** | steps until HS > 50%" in card
     assert "One seed: the intervals cover the choice of prompts" in card
     (line,) = found["stability"]["defenses"]
     assert f"{line['perplexity']['mean']:.2f}" in card and f"{line['perplexity']['mean']:.2f}" in page
-    for title in ("Resistance", "Stability", "Generalisation", "Trainability"):
+    for title in ("Resistance", "Stability", "Generalization", "Trainability"):
         assert title in page
     assert 'id="properties"' in page
 

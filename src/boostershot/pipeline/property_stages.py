@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.config import AlignSource, Attack, Generalization, Lora, Recipe, Stability, Trainability
-from boostershot.config_errors import choices, shown
+from boostershot.config_errors import choices, nearest, shown
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion
 from boostershot.data.safe_prompts import SafePrompt, load_safe_prompts
@@ -22,7 +23,7 @@ from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judges import is_refusal
 from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
-from boostershot.pipeline.data import GROUPS, rows_hash
+from boostershot.pipeline.data import GROUPS, file_hash, rows_hash
 from boostershot.pipeline.files import write_jsonl
 from boostershot.pipeline.stages import Stages
 
@@ -247,10 +248,15 @@ class PropertyStages:
     def benchmarks(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
         """`result`: task -> metric -> [value, standard error], of lm-eval's tasks, by its own defaults."""
         settings = self._stability()
-        config = self._config(layers) | {"tasks": list(settings.lm_eval), "limit": settings.lm_eval_limit}
+        config = self._config(layers) | {
+            "tasks": list(settings.lm_eval),
+            "own": settings.lm_eval_path and file_hash(settings.lm_eval_path),
+            "limit": settings.lm_eval_limit,
+            "version": importlib.metadata.version("lm-eval"),
+        }
 
         def work(folder: Path) -> dict[str, Any]:
-            from lm_eval import simple_evaluate
+            from lm_eval.evaluator import simple_evaluate
             from lm_eval.models.huggingface import HFLM
 
             model, form = self._model(layers)
@@ -261,7 +267,7 @@ class PropertyStages:
                 tasks=list(settings.lm_eval),
                 limit=settings.lm_eval_limit,
                 log_samples=False,
-                bootstrap_iters=0,
+                task_manager=self._lm_eval_tasks,
             )
             return {task: _metrics(values) for task, values in found["results"].items()}
 
@@ -276,13 +282,37 @@ class PropertyStages:
         properties = self.recipe.properties
         if properties.stability is not None:
             _ = self.texts, self.safe
-            if properties.stability.lm_eval and importlib.util.find_spec("lm_eval") is None:
-                raise InputError(f"properties.stability.lm_eval: needs a package that is missing: {INSTALL_LM_EVAL}")
+            if properties.stability.lm_eval:
+                have = self._lm_eval_tasks.all_tasks
+                for task in properties.stability.lm_eval:
+                    if task not in have:
+                        near = nearest(task, have)
+                        hint = f' (did you mean "{near}"?)' if near else ""
+                        raise InputError(
+                            f"properties.stability.lm_eval: is {shown(task)}; expected a task that `lm-eval ls tasks` "
+                            f"lists{hint}"
+                        )
         if properties.generalization is not None:
             _ = self.groups
             second = self.second()
             if second is not None:
                 _ = second.data.splits
+
+    @cached_property
+    def _lm_eval_tasks(self) -> Any:
+        """The tasks that lm-eval knows.
+
+        Raises:
+            InputError: it is not installed, or the folder of own tasks is not there.
+        """
+        if importlib.util.find_spec("lm_eval") is None:
+            raise InputError(f"properties.stability.lm_eval: needs a package that is missing: {INSTALL_LM_EVAL}")
+        own = self._stability().lm_eval_path
+        if own and not Path(own).is_dir():
+            raise InputError(f"properties.stability.lm_eval_path: {own}: no such folder")
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=own)
 
     def _config(self, layers: Sequence[Layer]) -> dict[str, Any]:
         names = [f"{layer.folder.parent.name}/{layer.folder.name}" for layer in layers]

@@ -86,7 +86,7 @@ def panel(
     highest = max([base or 0.0, *(max(y, *(ci or [y])) for _, y, ci in points)], default=1.0)
     ticks = _ticks(top or highest or 1.0)
     limit = top or ticks[-1]
-    over_steps = x_axis == STEPS
+    over_steps = x_axis.endswith("steps")
     steps = sorted({step for step, _, _ in points}) or [0.0]
     steps = _thinned(steps) if over_steps else _between(steps[0], steps[-1])
     span = (steps[-1] - steps[0]) or 1.0

@@ -101,4 +101,6 @@ def _learning(part: Figure, styles: Mapping[str, int]) -> charts.Panel:
         for line in (part["reference"], *part["defenses"])
     )
     note = f"{part['n']} benign rows, learning rate {part['lr']:g}"
-    return charts.panel("Task accuracy, %", note, f"{says}.", [*arms, base], top=100, digits=1, base=None)
+    return charts.panel(
+        "Task accuracy, %", note, f"{says}.", [*arms, base], top=100, digits=1, base=None, x_axis="steps"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.properties.resampling import aligned, crossing, estimate
+from boostershot.evaluation.properties.resampling import aligned, crossing, estimate, percentage
 
 Course = Sequence[Mapping[str, float]]  # for each step: task row id -> 0 or 100
 
@@ -68,7 +68,8 @@ def _against(
 def _curve(steps: Sequence[int], by_seed: Sequence[np.ndarray], arm: int) -> dict[str, Any]:
     return {
         "curve": [
-            {"step": step, "accuracy": estimate([rows[:, arm, i] for rows in by_seed])} for i, step in enumerate(steps)
+            {"step": step, "accuracy": percentage([rows[:, arm, i] for rows in by_seed])}
+            for i, step in enumerate(steps)
         ]
     }
 
