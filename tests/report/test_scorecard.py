@@ -1,4 +1,4 @@
-"""The scorecard and its section of the report: every figure that is told is in properties.json, and what is not, is said."""
+"""The scorecard and its section of the report: it tells the figures of properties.json, and what is missing."""
 
 import json
 

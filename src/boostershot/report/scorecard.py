@@ -198,8 +198,8 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
             if line["broken"] < line["courses"]:
                 left = f"{line['courses'] - line['broken']} of {line['courses']} attacks"
                 yield (
-                    f"{name(line['defense'])}: {left} did not bring HS above {part['threshold']:g}% within the steps that "
-                    f"they took (at most {line['within']}). That is no proof against longer or stronger ones."
+                    f"{name(line['defense'])}: {left} did not bring HS above {part['threshold']:g}% within the steps "
+                    f"that they took (at most {line['within']}). That is no proof against longer or stronger ones."
                 )
         if any(line["courses"] == 1 for line in part["defenses"]):
             yield "Steps until the break with a single attack and seed: its interval is over prompts."
