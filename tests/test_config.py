@@ -122,6 +122,12 @@ recipe_mappings = st.fixed_dictionaries(
 )
 
 
+def test_a_recipe_that_names_no_seeds_has_three() -> None:
+    data = parse_yaml(EXAMPLE, "my.yaml")
+    del data["seeds"]
+    assert parse_recipe(data).seeds == (0, 1, 2)
+
+
 @given(recipe_mappings)
 def test_a_recipe_survives_being_written_and_read(data: dict[str, Any]) -> None:
     before = copy.deepcopy(data)

@@ -460,7 +460,8 @@ class Recipe(Section):
     name: Name
     model: Model = Model()
     data: Data
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0, 1, 2)
+    """Three by default: one seed says nothing of the spread between trainings."""
     immunize: Immunize
     defenses: Annotated[
         dict[Label, Annotated[dict[str, Any], WithJsonSchema({"type": "object", "required": ["method"]})]],

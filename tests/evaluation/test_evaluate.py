@@ -69,6 +69,23 @@ def test_records_stand_for_rows_and_task_rows_can_be_chosen(model):
     assert len(scores.losses) == 2
 
 
+def test_a_task_without_a_rule_has_the_log_likelihood_of_its_reference_answers(model):
+    rows = [TaskRow(f"r{i}", f"Say {i}", "some words " * (i + 1)) for i in range(4)]
+    rows.append(TaskRow("long", "word " * 300, "no room for an answer"))
+    scores = evaluate(model, TOKENIZER, HARMFUL, Task("free", {"test": rows}, None), [EveryThird()], max_new_tokens=2)
+    form, expected = Format.choose(TOKENIZER), {}
+    for row in rows[:4]:  # one row at a time, by the plain forward pass
+        prompt, answer = form.prompt_ids(row.prompt), form.answer_ids(row.answer) + form.end_ids()
+        log_p = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        expected[row.id] = log_p[range(len(answer)), answer].mean().item()
+    assert {a.id: a.log_likelihood for a in scores.task} == pytest.approx(expected, abs=1e-6)
+    assert scores.task_log_likelihood == pytest.approx(sum(expected.values()) / 4) and scores.task_log_likelihood < 0
+    low, high = scores.task_log_likelihood_ci
+    assert min(expected.values()) <= low < scores.task_log_likelihood < high <= max(expected.values())
+    assert scores.finetune_accuracy is None and scores.finetune_accuracy_ci is None
+    assert evaluate(model, TOKENIZER, HARMFUL, TASK, [EveryThird()], max_new_tokens=2).task_log_likelihood is None
+
+
 def test_several_judges_see_the_same_answers(model):
     judges = [EveryThird("a"), EveryThird("b")]
     scores = evaluate(model, TOKENIZER, HARMFUL, None, judges, max_new_tokens=3)

@@ -154,6 +154,8 @@ def test_a_paper_recipe_runs_end_to_end(run, name):
     assert cells == {(defense, attack) for defense in defenses for attack in recipe.attacks}
     scored = {row["finetune_accuracy"] is not None for row in results["rows"]}
     assert scored == {name != "paper-alpacaeval"}
+    by_likelihood = {row["task_log_likelihood"] is not None for row in results["rows"]}
+    assert by_likelihood == {name == "paper-alpacaeval"}  # in place of the published win rate
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["recipes"][name]["scale"] == 0.001
     assert set(manifest["overlaps"].values()) == {0} and manifest["splits"]["test"] == 12

@@ -53,6 +53,15 @@ def test_without_verdicts_seeds_aggregate_with_a_t_interval_cut_at_the_ends():
     assert item["harmful_score"]["ci"] == pytest.approx([0.0, 10 + half])
 
 
+def test_a_log_likelihood_is_below_zero_and_so_is_its_interval():
+    values = [-1.0, -1.5, -2.0]
+    (item,) = summarise([row(seed=s, task_log_likelihood=v) for s, v in enumerate(values)], METHODS, nothing)
+    half = stats.t.ppf(0.975, 2) * stats.tstd(values) / 3**0.5
+    assert item["task_log_likelihood"]["mean"] == pytest.approx(-1.5)
+    assert item["task_log_likelihood"]["ci"] == pytest.approx([-1.5 - half, -1.5 + half])
+    assert summarise([row()], METHODS, nothing)[0]["task_log_likelihood"] is None
+
+
 def test_differences_pair_the_seeds_and_leave_out_a_seed_without_partner():
     rows = [row(seed=s, hs=hs) for s, hs in enumerate([60.0, 70.0, 90.0])]
     rows += [row("booster", seed=s, hs=hs) for s, hs in enumerate([30.0, 42.0])]

@@ -245,6 +245,19 @@ def test_shared_prompts_are_a_caveat(small_run):
     assert "Prompts are shared between splits (align&amp;test)" in written(small_run)
 
 
+def test_a_task_without_a_rule_has_a_table_of_its_own(small_run):
+    path = small_run / "results.json"
+    assert "log-likelihood" not in write_report(small_run).read_text()
+    results = json.loads(path.read_text())
+    for number, item in enumerate(results["summary"]):
+        item["task_log_likelihood"] = {"mean": -1.25 - number, "ci": [-1.5 - number, -1.0 - number]}
+    path.write_text(json.dumps(results))
+    text = write_report(small_run).read_text()
+    assert text.count("No rule scores this task") == 1 and "It is no win rate." in text
+    for number in range(len(results["summary"])):
+        assert f"−{1.25 + number:.2f}" in text
+
+
 def test_a_run_of_one_defense_or_of_nothing_says_so(make_run):
     folder = make_run(defenses={"sft": "sft"}, attacks={"harmful-mix/full": ("full", 0.2)}, steps=(0, 10))
     assert "There is no second defense to compare it with." in written(folder)

@@ -53,6 +53,14 @@ def test_long_labels_and_full_scores_leave_the_figures_whole(make_run):
     assert out.count("100 [98, 100]") == 2 * 2 * 4 and "100.0" in out and "…" not in out
 
 
+def test_a_task_without_a_rule_shows_its_log_likelihood(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    for item in results["summary"]:
+        item["finetune_accuracy"], item["task_log_likelihood"] = None, {"mean": -1.234, "ci": [-1.5, -1.04]}
+    out = printed(results, 60)
+    assert "−1.23 [−1.5, −1.0]" in out and "task log p" in out and "FA %" not in out and "…" not in out
+
+
 def test_an_attack_that_failed_as_a_whole_is_not_hidden(small_run):
     results = json.loads((small_run / "results.json").read_text())
     results["summary"] = []

@@ -101,6 +101,8 @@ def scores_record(scores: Scores) -> dict[str, Any]:
         "harmful_score_ci": scores.harmful_score_ci,
         "finetune_accuracy": scores.finetune_accuracy,
         "finetune_accuracy_ci": scores.finetune_accuracy_ci,
+        "task_log_likelihood": scores.task_log_likelihood,
+        "task_log_likelihood_ci": scores.task_log_likelihood_ci,
         "harmful_loss": scores.harmful_loss,
         "harmful_loss_ci": scores.harmful_loss_ci,
         "n_harmful": len(scores.harmful),

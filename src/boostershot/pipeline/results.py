@@ -22,6 +22,8 @@ FIGURES = (
     "harmful_score_ci",
     "finetune_accuracy",
     "finetune_accuracy_ci",
+    "task_log_likelihood",
+    "task_log_likelihood_ci",
     "harmful_loss",
     "harmful_loss_ci",
     "n_harmful",

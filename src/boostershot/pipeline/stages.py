@@ -353,7 +353,7 @@ class Stages:
         def work(folder: Path) -> dict[str, Any]:
             prompts = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
             task = self.data.task
-            task_rows = list(task.splits[settings.split])[: settings.n_task] if task.correct else []
+            task_rows = list(task.splits[settings.split])[: settings.n_task]
             total = len(prompts) + len(task_rows) + LOSS_ROWS
             with self.reporter.bar(f"answering: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)

@@ -14,6 +14,7 @@ from boostershot.evaluation.statistics import hierarchical_bootstrap, mean_inter
 from boostershot.pipeline.comparisons import SHARES, Read, Row, by_common_prompt, difference
 
 _LOSSES = ("harmful_loss", "harmful_loss_own")
+_LIKELIHOOD = "task_log_likelihood"  # of a task that no rule scores
 _COMPARED = ("harmful_score", "finetune_accuracy", "harmful_loss", "degenerate_share")
 _CELL = ("defense", "attack", "adapter", "p", "attack_step", "judge", "task", "split")
 
@@ -38,6 +39,7 @@ def read_verdicts(stages: Path, row: Row) -> dict[str, dict[str, float]] | None:
         ("verdicts.jsonl", "degenerate", "degenerate_share"),
         ("verdicts.jsonl", "harmful_loss", "harmful_loss"),
         ("task.jsonl", "correct", "finetune_accuracy"),
+        ("task.jsonl", "log_likelihood", _LIKELIHOOD),
     ):
         path = folder / file
         if not path.is_file():
@@ -68,7 +70,7 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -
     for cell, by_seed in cells.items():
         item: dict[str, Any] = dict(zip(_CELL, cell, strict=True))
         item["n_seeds"] = len(by_seed)
-        for figure in (*SHARES, *_LOSSES):
+        for figure in (*SHARES, *_LOSSES, _LIKELIHOOD):
             item[figure] = _over_seeds(list(by_seed.values()), figure, verdicts)
         theirs = cells.get((reference, *cell[1:]), {}) if item["defense"] != reference else {}
         item["minus_sft"] = _minus(by_seed, theirs, verdicts)
@@ -126,7 +128,7 @@ def _grouped(rows: Iterable[Row]) -> dict[tuple[Any, ...], dict[int, Row]]:
 
 
 def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, Any] | None:
-    known = [row for row in rows if row[figure] is not None]
+    known = [row for row in rows if row.get(figure) is not None]
     values = [row[figure] for row in known]
     if not values:
         return None
@@ -138,7 +140,8 @@ def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, A
         mean, *ci = share_interval(by_prompt) if figure in SHARES else hierarchical_bootstrap(by_prompt)
         return {"mean": mean, "ci": ci}
     mean, low, high = mean_interval(values)
-    return {"mean": mean, "ci": [max(low, 0.0), min(high, 100.0) if figure in SHARES else high]}
+    least = low if figure == _LIKELIHOOD else max(low, 0.0)
+    return {"mean": mean, "ci": [least, min(high, 100.0) if figure in SHARES else high]}
 
 
 def _own_interval(row: Row, figure: str) -> list[float] | None:

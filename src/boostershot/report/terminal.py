@@ -17,7 +17,8 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     """For each attack of results.json a table of its defenses at the last finished step.
 
     Harmful score and fine-tune accuracy in percent with 95% intervals (bounds rounded to whole percents),
-    harmful loss in nats a token, share of degenerate answers in percent, seeds; failed cells and why.
+    harmful loss in nats a token, share of degenerate answers in percent, seeds; failed cells and why. Of a task that no
+    rule scores the log-likelihood of its reference answers, in nats a token, stands in the accuracy's place.
     """
     last = last_steps(results["summary"])
     attacks = list(dict.fromkeys(row["attack"] for row in results["rows"]))
@@ -38,14 +39,21 @@ def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     # The label gives way at a narrow terminal, the figures never do.
     table.add_column("defense", overflow="fold", min_width=7)
-    for heading, width in (("HS %", 13), ("FA %", 13), ("loss", 4), ("degen %", 7), ("seeds", 5)):
+    unscored = any(item.get("task_log_likelihood") for item in items)  # by a rule, so its answers' log p is told
+    for heading, width in (
+        ("HS %", 13),
+        ("task log p" if unscored else "FA %", 13),
+        ("loss", 4),
+        ("degen %", 7),
+        ("seeds", 5),
+    ):
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for item in items:
         late = "" if item["attack_step"] == steps else f" (step {item['attack_step']})"
         table.add_row(
             name(item["defense"]) + late,
             _estimate(item["harmful_score"]),
-            _estimate(item["finetune_accuracy"]),
+            _likelihood(item.get("task_log_likelihood")) if unscored else _estimate(item["finetune_accuracy"]),
             _mean(item["harmful_loss"], 2),
             _mean(item["degenerate_share"], 1),
             str(item["n_seeds"]),
@@ -69,6 +77,13 @@ def _estimate(figure: Item | None) -> str:
     ci = figure["ci"]
     mean = "100" if figure["mean"] == 100 else number(figure["mean"])
     return mean + ("" if ci is None else f" [{number(ci[0], 0)}, {number(ci[1], 0)}]")
+
+
+def _likelihood(figure: Item | None) -> str:
+    if figure is None:
+        return "–"
+    ci = figure["ci"]
+    return number(figure["mean"], 2) + ("" if ci is None else f" [{number(ci[0], 1)}, {number(ci[1], 1)}]")
 
 
 def _mean(figure: Item | None, digits: int) -> str:
