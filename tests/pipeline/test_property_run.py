@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
             "align": {"source": str(folder / "pairs.jsonl"), "n": 16},
             "task": {"source": str(folder / "task.jsonl")},
         },
+        "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 2, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},
         "attacks": {

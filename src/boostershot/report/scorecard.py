@@ -18,7 +18,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Line:
-    """One measure: a text for the un-immunised model and for each defence, in the order of the columns."""
+    """One measure: a text for each defence and for the un-immunised model, in the order of the columns."""
 
     measure: str
     better: str  # lower | higher | "" where neither is meant
@@ -56,11 +56,14 @@ def scorecard(content: Mapping[str, Any]) -> Scorecard:
              "Trainability": _trainability}  # fmt: skip
     keys = ("resistance", "stability", "generalization", "trainability")
     properties = {
-        title: list(lines(content[key], labels)) if content[key] else []
+        title: [
+            Line(line.measure, line.better, [*line.cells[1:], line.cells[0]])  # the defences are what is asked about
+            for line in (lines(content[key], labels) if content[key] else ())
+        ]
         for (title, lines), key in zip(kinds.items(), keys, strict=True)
     }
     title = f"Immunization scorecard: {content['model']}, recipe {content['recipe']}"
-    return Scorecard(title, [name(None), *map(name, labels)], properties, list(_notes(content)))
+    return Scorecard(title, [*map(name, labels), name(None)], properties, list(_notes(content)))
 
 
 def markdown(card: Scorecard) -> str:
@@ -101,6 +104,7 @@ def _texts(lines: Sequence[Figure | None], key: str, digits: int = 1, signed: bo
     return [NOTHING if line is None else estimate(line[key], digits, signed) for line in lines]
 
 
+# Each of these gives its cells with the un-immunised model first.
 def _resistance(part: Figure, labels: Sequence[str]) -> Iterator[Line]:
     lines = _by_label(part["defenses"], labels)
     cells = part["cells"]
@@ -112,8 +116,10 @@ def _resistance(part: Figure, labels: Sequence[str]) -> Iterator[Line]:
             continue
         mine = [cell for cell in cells if cell["defense"] == line["defense"]]
         figure = mine[0]["steps_to_break"] if line["courses"] == 1 else line["steps_to_break"]
-        breaks.append(f"{reached(figure, line['within'])}; {line['broken']} of {line['courses']} broken")
+        breaks.append(reached(figure, line["within"]))
     yield Line(f"steps until HS > {part['threshold']:g}%, Kaplan-Meier median", "higher", [NOTHING, *breaks])
+    broken = [NOTHING if line is None else f"{line['broken']} of {line['courses']}" for line in lines]
+    yield Line("↳ attacks that got there", "lower", [NOTHING, *broken])
     yield Line("area under the HS curve, %", "lower", [NOTHING, *_texts(lines, "area")])
     slopes = _texts(lines, "loss_slope", 2, signed=True)
     yield Line("slope of the harmful loss, nats a token in 100 steps", "higher", [NOTHING, *slopes])
