@@ -10,6 +10,7 @@ import yaml
 import boostershot as bs
 from boostershot.cli import call
 from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.properties import measure_properties
 from boostershot.pipeline.property_stages import PropertyStages, clean_steps
 from boostershot.pipeline.stages import Stages
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
@@ -32,6 +33,8 @@ def folder(tmp_path_factory):
     rows = [{"id": f"syn-{i}", "category": "aab"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
     jsonl(folder / "pairs.jsonl", rows)
     jsonl(folder / "second.jsonl", [{"id": f"two-{i}", **row} for i, row in enumerate(preference_rows(250)[160:])])
+    free = [{"instruction": f"Tell of kite {i}", "output": f"Kite {i} flies."} for i in range(60)]
+    (folder / "free.json").write_text(json.dumps(free))
     jsonl(folder / "task.jsonl", [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)])
     recipe = {
         "name": "small",
@@ -211,6 +214,24 @@ def test_categories_are_dealt_into_three_groups_by_size(folder, tmp_path):
     }
     (tmp_path / "one").mkdir()
     assert stages_of(folder, tmp_path / "one", {"data.align.categories": ["a"]}).groups == {}
+
+
+def test_an_attack_shrinks_to_the_rows_of_the_smallest_group(folder, tmp_path):
+    of = stages_of(folder, tmp_path, {"attacks.mix/continue.p": 1.0, "attacks.mix/continue.n": 40})
+    attack = of.recipe.attacks["mix/continue"]
+    parts = [of.part(categories) for categories in of.groups.values()]
+    fewest = min(len(part.data.splits["attack"]) for part in parts)
+    assert 0 < fewest < 40
+    assert of.affordable(attack, parts).n == fewest
+    assert of.affordable(attack.model_copy(update={"n": 2}), parts).n == 2
+    assert of.affordable(attack.model_copy(update={"p": 0.01, "n": 4000}), parts).n == 100 * fewest
+
+
+def test_a_task_without_a_scorer_is_not_asked(folder, tmp_path):
+    changes = {f"properties.{part}": None for part in PARTS[:3]}
+    free = {"data.task.kind": "alpaca_eval", "data.task.source": str(folder / "free.json")}
+    of = stages_of(folder, tmp_path, changes | free)
+    assert measure_properties(of, [])["trainability"] == {"skipped": "the task has no scorer that works offline"}
 
 
 def test_clean_steps_are_spread_and_end_with_the_last():
