@@ -53,6 +53,12 @@ Scale = Annotated[
     float | None,
     typer.Option("--scale", metavar="X", help="Take this fraction of the recipe's samples and steps, such as 0.01."),
 ]
+Properties = Annotated[
+    bool,
+    typer.Option(
+        "--properties", help="Measure the four immunisation properties, too (the recipe's section `properties`)."
+    ),
+]
 Redact = Annotated[bool, typer.Option("--redact", help="Leave generated answers out of the report.")]
 
 
@@ -70,9 +76,10 @@ def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
     redact: Redact = False,
+    properties: Properties = False,
 ) -> None:
     """Do everything: immunise, attack, evaluate, report. Goes on where it stopped; skips what is done."""
-    _perform("report", recipe, out, settings, scale, dry_run, as_json, quiet, redact)
+    _perform("report", recipe, out, settings, scale, dry_run, as_json, quiet, redact, properties)
 
 
 @app.command()
@@ -112,9 +119,10 @@ def evaluate(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    properties: Properties = False,
 ) -> None:
-    """Do a recipe up to its scores."""
-    _perform("evaluate", recipe, out, settings, scale, dry_run, as_json, quiet)
+    """Do a recipe up to its scores; with --properties, a scorecard besides."""
+    _perform("evaluate", recipe, out, settings, scale, dry_run, as_json, quiet, properties=properties)
 
 
 @app.command()
@@ -238,6 +246,7 @@ def _perform(
     as_json: bool,
     quiet: bool,
     redact: bool = False,
+    properties: bool = False,
 ) -> None:
     from boostershot.config import load_recipe
 
@@ -249,11 +258,13 @@ def _perform(
         from boostershot.pipeline.progress import Reporter
 
         if dry_run:
-            for line in grid.plan(recipe):
+            for line in grid.plan(recipe, properties):
                 console.print(line)
             return
         with _results_told(folder / "results.json", console, as_json):
-            grid.run(recipe, folder, until=until, redact=redact, reporter=Reporter(console, quiet))
+            grid.run(
+                recipe, folder, until=until, properties=properties, redact=redact, reporter=Reporter(console, quiet)
+            )
 
 
 @contextmanager

@@ -57,3 +57,28 @@ def test_the_estimate_grows_with_the_model_and_the_steps():
     assert multiply_speed() > 0
     assert seconds_here(long, 10**8) > 3 * seconds_here(short, 10**8)
     assert seconds_here(short, 10**9) > 3 * seconds_here(short, 10**8)
+
+
+def test_the_properties_are_in_the_plan_and_can_be_left_out():
+    recipe = load_recipe("properties")
+    told = plan(recipe, properties=True)
+    without = plan(recipe)
+    added = told[len(without) - 1 : -1]
+    assert told[: len(without) - 1] == without[:-1]
+    assert sum("2 x immunize: generalization" in line for line in added) == 2  # two groups, two defences
+    assert sum("4 x attack: generalization" in line for line in added) == 2
+    assert sum("3 x attack: trainability" in line and "p 0," in line for line in added) == 1
+    assert sum("perplexity and over-refusal of 3 models" in line for line in added) == 1
+    assert sum("perplexity of 6 attacked models" in line for line in added) == 1
+    fewer = load_recipe("properties", ["properties.generalization=null", "properties.trainability=null"])
+    assert [line.partition(":")[0] for line in plan(fewer, properties=True)[len(without) - 1 : -1]] == [
+        "stability",
+        "resistance",
+    ]
+    assert seconds_here(recipe, 10**8, properties=True) > 2 * seconds_here(recipe, 10**8)
+
+
+def test_scale_shortens_the_properties_too():
+    parts = load_recipe("properties", ["scale=0.25", "properties.stability.n_safe=20"]).scaled().properties
+    assert (parts.generalization.n, parts.trainability.steps, parts.stability.n_safe) == (10, 6, 5)
+    assert parts.stability.n_texts is None and parts.trainability.points == 4

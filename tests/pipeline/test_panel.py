@@ -32,6 +32,7 @@ def recipe(tmp_path_factory):
             "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
             "task": {"source": str(folder / "task.jsonl")},
         },
+        "seeds": [0],
         "immunize": training | {"lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},
         "attacks": {"mix": training | {"method": "harmful-mix", "p": 0.25, "n": 8, "adapter": "continue"}},

@@ -75,7 +75,7 @@ def updates(model: nn.Module, base: Mapping[str, Tensor]) -> Iterator[Whole | Ad
     """
     adapters = set[int]()
     for name, module in model.named_modules():
-        for a, b, scale in _pairs(name, module):
+        for a, b, scale in lora_pairs(name, module):
             adapters |= {id(a), id(b)}
             if a.requires_grad or b.requires_grad:
                 yield Adapter(a, b, scale)
@@ -106,7 +106,7 @@ def bring_to_distance(model: nn.Module, base: Mapping[str, Tensor], wanted: floa
         update.add(wanted / present - 1, None)
 
 
-def _pairs(name: str, module: nn.Module) -> Iterator[tuple[Tensor, Tensor, float]]:
+def lora_pairs(name: str, module: nn.Module) -> Iterator[tuple[Tensor, Tensor, float]]:
     """A, B and the scale of each LoRA adapter on a module."""
     if not isinstance(module, LoraLayer):
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.config import AlignSource, Recipe, Source, TaskSource
+from boostershot.config_errors import choices, shown
 from boostershot.data.files import read_records
 from boostershot.data.harmful import load_harmful_answers, load_harmful_prompts
 from boostershot.data.refusals import refusal_for
@@ -19,6 +20,7 @@ from boostershot.data.tasks import Task, load_task
 from boostershot.errors import InputError
 
 LOSS_ROWS = 48  # held-out harmful answers whose loss is followed
+GROUPS = 3  # of harm categories for the generalisation, where a recipe names none
 STEERING_ROWS = 64  # dev prompts at most that a schedule is steered by
 
 
@@ -30,11 +32,34 @@ class RecipeData:
 
     @cached_property
     def splits(self) -> Mapping[str, Sequence[HarmfulPrompt]]:
-        """Harmful prompts by split, in the order in which they are taken.
+        """Harmful prompts by split, in the order in which they are taken, of the categories that are asked for.
+
+        The judge is calibrated on all categories: a few rows of one would move its threshold.
 
         Raises:
             InputError: a split has no rows.
         """
+        wanted = self.recipe.data.align.categories
+        if wanted is None:
+            return self._whole
+        have = sorted({row.category for rows in self._whole.values() for row in rows})
+        for category in wanted:
+            if category not in have:
+                raise InputError(f"data.align.categories: is {shown(category)}; {choices(category, have)}")
+        parts = {
+            name: rows if name == "calibration" else [row for row in rows if row.category in wanted]
+            for name, rows in self._whole.items()
+        }
+        for name, rows in parts.items():
+            if not rows:
+                raise InputError(
+                    f"data.align.categories: no row of the {name} split is {', '.join(wanted)}; expected one or more"
+                )
+        return parts
+
+    @cached_property
+    def _whole(self) -> Mapping[str, Sequence[HarmfulPrompt]]:
+        """The splits with all categories."""
         spec = self.recipe.data.align
         prompts = load_harmful_prompts(spec.source, spec.split, _names(spec.columns))
         repeated = ("align", "attack") if spec.repeats else ()
@@ -112,7 +137,7 @@ class RecipeData:
 
     def _held_out(self) -> list[HarmfulPrompt]:
         """The prompts of all splits but `align`."""
-        return [row for name, part in self.splits.items() if name != "align" for row in part]
+        return [row for name, part in self._whole.items() if name != "align" for row in part]
 
     def task_identity(self) -> dict[str, Any]:
         """What determines the task's rows: another rule of the user's own trains no attack again."""
@@ -126,7 +151,8 @@ class RecipeData:
 
     def harmful_identity(self) -> dict[str, Any]:
         """What determines the harmful prompts."""
-        return _identity(self.recipe.data.align, {"n"})
+        spec = self.recipe.data.align
+        return _identity(spec, {"n"} if spec.categories else {"n", "categories"})
 
     def unpaired_identity(self) -> dict[str, Any] | None:
         """What determines the unpaired harmful rows."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from boostershot.config import Recipe, build_defense
+from boostershot.config import Attack, Generalization, Recipe, Trainability, build_defense
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
-from boostershot.pipeline.data import LOSS_ROWS, STEERING_ROWS
+from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
 
 # Tokens beyond the preamble that all rows share; data sets are not read for a plan, so these are typical ones.
 PROMPT = 22
 ANSWER = 70  # of a source with answers of its own, such as BeaverTails
 TASK_ROW = 50
+TEXT = 60  # a neutral text, of which there are so many as safe prompts that look harmful:
+TEXTS = SAFE_PROMPTS = 40
 CALIBRATION_ROWS = 400
 UNKNOWN_ROWS = 500  # where a recipe names no number
 
@@ -39,60 +42,166 @@ class Planned:
     steps: int = 0
     passes: float = 0
 
+    def times(self, count: int) -> Planned:
+        """So many of them."""
+        return Planned(f"{count} x {self.what}", count * self.tokens, count * self.steps, count * self.passes)
+
     @property
     def work(self) -> float:
         """Forward passes of one token; forward and backward (LoRA) count 2."""
         return self.tokens * (2 if self.steps else 1)
 
 
-def planned(recipe: Recipe) -> Iterator[Planned]:
-    """The stages of a recipe, shared ones once, from its own numbers: no data set or model is read."""
-    settings, evaluate, data = recipe.immunize, recipe.evaluate, recipe.data
-    rows = data.align.n or UNKNOWN_ROWS
-    defenses = {label: build_defense(given, f"defenses.{label}") for label, given in recipe.defenses.items()}
-    written = data.align.source in BUILT_IN
-    row = min(PROMPT + (data.answer_tokens if written else ANSWER), data.max_length)
-    answers = rows + max(round(a.p * a.n) for a in recipe.attacks.values()) + min(evaluate.n_harmful, LOSS_ROWS)
-    answers += STEERING_ROWS if any("dev" in defense.needs() for defense in defenses.values()) else 0
-    yield Planned(
-        "data: splits, harmful answers of the un-aligned model where the source has none",
-        answers * (PROMPT + data.answer_tokens) if written else 0,
-    )
-    yield Planned("calibrate: the offline judge", CALIBRATION_ROWS * (PROMPT + evaluate.max_new_tokens))
-    one = evaluate.n_harmful * (2 * PROMPT + 3 * evaluate.max_new_tokens) + min(evaluate.n_harmful, LOSS_ROWS) * row
-    one += evaluate.n_task * TASK_ROW
-    yield Planned("evaluate: the un-aligned model", one)
-    steps = settings.steps_over(rows)
-    for label, defense in defenses.items():
-        alignment, stages = stages_of(defense)
-        trainings = [(steps, alignment.passes), *((s.finish_steps, s.finish_cost.passes) for s in stages)]
-        lengths = [f"{n:,} steps of {p:.4g} pass{'es' * (p != 1)}" for n, p in trainings if n]
-        passes = sum(n * p for n, p in trainings)
+def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
+    """The stages of a recipe, shared ones once, from its own numbers: no data set or model is read.
+
+    Args:
+        recipe: scaled already.
+        properties: those of the immunisation properties, too.
+    """
+    work = Work(recipe)
+    yield from work.data()
+    yield Planned("evaluate: the un-aligned model", work.scoring())
+    for label in recipe.defenses:
         for seed in recipe.seeds:
             name = f"{label}, seed {seed}"
-            yield Planned(
-                f"immunize: {name}, {' and '.join(lengths)} over {settings.batch} rows",
-                passes * settings.batch * row,
-                sum(n for n, _ in trainings),
-                passes,
-            )
-            yield Planned(f"evaluate: {name}, before the attack", one)
+            yield work.immunizing(label, name, work.rows)
+            yield Planned(f"evaluate: {name}, before the attack", work.scoring())
             met: dict[str, list[str]] = {}  # the attack as this defence meets it -> its labels
             for attack, a in recipe.attacks.items():
                 met.setdefault(a.against(recipe.defenses[label]).model_dump_json(), []).append(attack)
             for attacks in met.values():
                 attack, a = " and ".join(attacks), recipe.attacks[attacks[0]].against(recipe.defenses[label])
-                length = a.total_steps
-                yield Planned(
-                    f"attack: {name}, {attack} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, "
-                    f"p {a.p:g}, n {a.n:,}",
-                    length * a.batch * (a.p * row + (1 - a.p) * TASK_ROW),
-                    length,
-                    length,
-                )
+                yield work.attacking(f"{name}, {attack}", a)
                 scored = [step for step in a.eval_steps if step > 0 and a.judged]
                 if scored:
-                    yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", one * len(scored))
+                    yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", work.scoring() * len(scored))
+    if properties:
+        yield from _planned_properties(work)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of a recipe cost in tokens."""
+
+    recipe: Recipe
+
+    @property
+    def rows(self) -> int:
+        """How many rows are aligned on."""
+        return self.recipe.data.align.n or UNKNOWN_ROWS
+
+    @property
+    def row(self) -> int:
+        """Tokens of a harmful row."""
+        data = self.recipe.data
+        return min(PROMPT + (data.answer_tokens if self._written else ANSWER), data.max_length)
+
+    @property
+    def _written(self) -> bool:
+        """Does the un-aligned model write the harmful answers?"""
+        return self.recipe.data.align.source in BUILT_IN
+
+    def data(self) -> Iterator[Planned]:
+        """Rows and the judge."""
+        recipe, evaluate = self.recipe, self.recipe.evaluate
+        steered = any("dev" in build_defense(given, label).needs() for label, given in recipe.defenses.items())
+        answers = self.rows + max(round(a.p * a.n) for a in recipe.attacks.values())
+        answers += min(evaluate.n_harmful, LOSS_ROWS) + (STEERING_ROWS if steered else 0)
+        yield Planned(
+            "data: splits, harmful answers of the un-aligned model where the source has none",
+            answers * (PROMPT + recipe.data.answer_tokens) if self._written else 0,
+        )
+        yield Planned("calibrate: the offline judge", CALIBRATION_ROWS * (PROMPT + evaluate.max_new_tokens))
+
+    def scoring(self, harmful: int | None = None, task: int | None = None) -> float:
+        """Answers to so many harmful prompts and task rows (the recipe's by default), judged, and harmful losses."""
+        evaluate = self.recipe.evaluate
+        n = evaluate.n_harmful if harmful is None else harmful
+        one = n * (2 * PROMPT + 3 * evaluate.max_new_tokens) + min(n, LOSS_ROWS) * self.row
+        return one + (evaluate.n_task if task is None else task) * TASK_ROW
+
+    def immunizing(self, label: str, name: str, rows: int) -> Planned:
+        """An alignment with the defence of this label on so many rows."""
+        settings = self.recipe.immunize
+        alignment, stages = stages_of(build_defense(self.recipe.defenses[label], f"defenses.{label}"))
+        trainings = [
+            (settings.steps_over(rows), alignment.passes),
+            *((s.finish_steps, s.finish_cost.passes) for s in stages),
+        ]
+        lengths = [f"{n:,} steps of {p:.4g} pass{'es' * (p != 1)}" for n, p in trainings if n]
+        passes = sum(n * p for n, p in trainings)
+        return Planned(
+            f"immunize: {name}, {' and '.join(lengths)} over {settings.batch} rows",
+            passes * settings.batch * self.row,
+            sum(n for n, _ in trainings),
+            passes,
+        )
+
+    def attacking(self, name: str, a: Attack) -> Planned:
+        """An attack."""
+        length = a.total_steps
+        return Planned(
+            f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, p {a.p:g}, n {a.n:,}",
+            length * a.batch * (a.p * self.row + (1 - a.p) * TASK_ROW),
+            length,
+            length,
+        )
+
+
+def _planned_properties(work: Work) -> Iterator[Planned]:
+    """The stages that the immunisation properties add."""
+    recipe = work.recipe
+    parts, models = recipe.properties, [(label, seed) for label in recipe.defenses for seed in recipe.seeds]
+    texts = 0
+    if parts.stability:
+        texts = TEXT * (parts.stability.n_texts or TEXTS)
+        safe = (parts.stability.n_safe or SAFE_PROMPTS) * (PROMPT + recipe.evaluate.max_new_tokens)
+        yield Planned(
+            f"stability: perplexity and over-refusal of {len(models) + 1} models", (len(models) + 1) * (texts + safe)
+        )
+        if parts.stability.lm_eval:
+            names = ", ".join(parts.stability.lm_eval)
+            yield Planned(f"stability: lm-eval's {names} of {len(models) + 1} models, of unknown length, counted as", 0)
+    if parts.resistance and texts:
+        wanted = parts.resistance.attacks or recipe.harmful_attacks
+        steps = sum(step > 0 for attack in wanted for step in recipe.attacks[attack].eval_steps)
+        yield Planned(f"resistance: perplexity of {len(models) * steps} attacked models", len(models) * steps * texts)
+    if parts.generalization and recipe.harmful_attacks:
+        yield from _planned_generalization(work, parts.generalization, models)
+    if parts.trainability:
+        yield from _planned_trainability(work, parts.trainability, models)
+
+
+def _planned_generalization(
+    work: Work, settings: Generalization, models: Sequence[tuple[str, int]]
+) -> Iterator[Planned]:
+    recipe = work.recipe
+    groups = len(settings.groups or range(GROUPS))
+    attack = recipe.attacks[settings.attack or recipe.harmful_attacks[0]]
+    one = work.scoring(settings.n, 1)
+    for label, seed in models:
+        name, a = f"generalization: {label}, seed {seed}", attack.against(recipe.defenses[label])
+        aligned = work.immunizing(label, f"{name}, on one group of harm categories", work.rows // groups)
+        yield aligned.times(groups)
+        yield work.attacking(f"{name}, with one group", a).times(groups**2)
+        yield Planned(f"evaluate: {name}, {groups**2} cells", groups**2 * one)
+        if settings.second:
+            yield work.attacking(f"{name}, with {settings.second.source}", a)
+            yield Planned(f"evaluate: {name}, {settings.second.source}", one)
+
+
+def _planned_trainability(work: Work, settings: Trainability, models: Sequence[tuple[str, int]]) -> Iterator[Planned]:
+    recipe = work.recipe
+    attack = recipe.attacks[settings.attack or next(iter(recipe.attacks))]
+    changes: dict[str, Any] = {"p": 0.0, "n": settings.n or attack.n, "adapter": "fresh"}
+    tuning = attack.model_copy(update=changes | ({"steps": settings.steps, "epochs": None} if settings.steps else {}))
+    count = len(models) + len(recipe.seeds)
+    yield work.attacking("trainability: clean fine-tuning of one model", tuning).times(count)
+    yield Planned(
+        f"trainability: the accuracy of {count} models at {settings.points} steps each",
+        count * settings.points * recipe.evaluate.n_task * TASK_ROW,
+    )
 
 
 def in_words(tokens: float) -> str:
@@ -103,9 +212,9 @@ def in_words(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
-def seconds_here(recipe: Recipe, parameters: int) -> float:
+def seconds_here(recipe: Recipe, parameters: int, properties: bool = False) -> float:
     """An estimate of the run's duration on this machine, for a model of this many parameters."""
-    work = sum(stage.work for stage in planned(recipe))
+    work = sum(stage.work for stage in planned(recipe, properties))
     return 2 * parameters * work / (EFFICIENCY * multiply_speed())
 
 

@@ -13,15 +13,16 @@ from boostershot.config import Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
-from boostershot.pipeline.artifacts import weights_in
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
-from boostershot.pipeline.files import disk_is_full, write_json
+from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
 from boostershot.pipeline.progress import Reporter, duration
+from boostershot.pipeline.properties import measure_properties
+from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
-from boostershot.pipeline.stages import Stages
-from boostershot.pipeline.store import Store
-from boostershot.report import write_report
+from boostershot.pipeline.stages import Stages, layers_of
+from boostershot.pipeline.store import Store, told
+from boostershot.report import write_report, write_scorecard
 
 Until = Literal["immunize", "attack", "evaluate", "report"]
 
@@ -33,6 +34,7 @@ def run(
     *,
     scale: float | None = None,
     until: Until = "report",
+    properties: bool = False,
     redact: bool = False,
     reporter: Reporter | None = None,
 ) -> Results:
@@ -44,6 +46,8 @@ def run(
         overrides: `{"immunize.steps": 3}`.
         scale: the fraction of the recipe's samples and steps to take; the recipe's own `scale` by default.
         until: the last kind of stage to do; rows are written from `evaluate` on, the report from `report`.
+        properties: measure the four immunisation properties, too, as the recipe's `properties` say: properties.json
+            and scorecard.md.
         redact: leave the models' answers out of the report.
         reporter: tells the progress.
 
@@ -68,13 +72,22 @@ def run(
         stages = Stages(recipe.scaled(), store, reporter)
         reporter.line(f"{recipe.name}: reading the model and the data")
         _check(stages)
+        measured = PropertyStages(stages) if properties and until in ("evaluate", "report") else None
+        if measured:
+            measured.check()
         start_manifest(folder, recipe, torch.get_num_threads())
         describe_data(folder, **stages.data.facts())
-        _announce(stages, recipe.scale)
+        _announce(stages, recipe.scale, properties)
         cells = [cell for seed in recipe.seeds for cell in _cells(stages, seed, until)]
         results = Results(folder, {"rows": [], "summary": []})
+        failures: list[str] = []
         if until in ("evaluate", "report"):
             results = _conclude(stages, cells)
+        if measured:
+            content = measure_properties(measured, cells)
+            write_json(folder / "properties.json", content)
+            reporter.line(f"scorecard: {write_scorecard(folder)}")
+            failures = [f"{one['property']}, {one['what']}: {one['error']}" for one in content["failed"]]
         finish_manifest(folder)
         if until == "report":
             reporter.line(f"report: {write_report(folder, redact)}")
@@ -82,12 +95,14 @@ def run(
     if failed:
         names = "; ".join(f"{c.defense}, {c.attack}, seed {c.seed}: {c.error}" for c in failed)
         raise StageFailed(f"{len(failed)} of {len(cells)} cells failed ({names})")
+    if failures:
+        raise StageFailed(f"{len(failures)} parts of the properties failed ({'; '.join(failures)})")
     return results
 
 
-def plan(recipe: Recipe) -> list[str]:
+def plan(recipe: Recipe, properties: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
-    stages = list(planned(recipe.scaled()))
+    stages = list(planned(recipe.scaled(), properties))
     steps, passes = sum(stage.steps for stage in stages), sum(stage.passes for stage in stages)
     tokens = sum(stage.tokens for stage in stages)
     return [
@@ -136,7 +151,7 @@ def _check(stages: Stages) -> None:
                 raise InputError(f"attacks.{label}: p and n need {wanted} {kind} rows; the data has {have}")
 
 
-def _announce(stages: Stages, scale: float) -> None:
+def _announce(stages: Stages, scale: float, properties: bool) -> None:
     """The first line: what will happen, and for how long."""
     recipe = stages.recipe
     scaled = f" at scale {scale:g}" if scale < 1 else ""
@@ -146,7 +161,7 @@ def _announce(stages: Stages, scale: float) -> None:
     stages.reporter.line(
         f"{recipe.name}{scaled}: immunize {recipe.model.id} ({form.name} template) with {names}, attack each in "
         f"{len(recipe.attacks)} way(s), {len(recipe.seeds)} seed(s); about "
-        f"{duration(seconds_here(recipe, parameters))} here, less what is done already"
+        f"{duration(seconds_here(recipe, parameters, properties))} here, less what is done already"
     )
 
 
@@ -179,7 +194,7 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
             if step > 0 and not settings.judged:
                 continue
             what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
-            layers = _layers(immunized, attacked, step, settings.adapter)
+            layers = layers_of(immunized, attacked, step, settings.adapter)
             judged, not_judged = _judged(stages, attacked if step else immunized, layers, what, failed)
             evaluated |= {(step, judge): stage for judge, stage in judged.items()}
             failed |= not_judged
@@ -203,14 +218,6 @@ def _judged(
     return found, failed
 
 
-def _layers(immunized: Path, attacked: Path, step: int, adapter: str) -> list[Layer]:
-    """What to stack on the base model for one evaluation; all merged, which is faster to run."""
-    trained = Layer(attacked / f"step-{step}", merge=True)
-    if step > 0 and adapter == "continue":  # it is the immunised adapter, trained on
-        return [trained]
-    return [Layer(weights_in(immunized), merge=True), *([trained] if step > 0 else [])]
-
-
 def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     """Score the un-aligned model and write results.json."""
     baseline, failed = _judged(stages, None, [], "the un-aligned model")
@@ -220,17 +227,6 @@ def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     results = assemble(stages.recipe, stages.store.root, cells, baseline, judges)
     write_json(stages.store.root / "results.json", results.content)
     return results
-
-
-def told(error: Exception) -> str:
-    """A failure in one line; what the user gave wrong, and a full disk, end the run instead.
-
-    Raises:
-        InputError, StageFailed: the error, where going on makes no sense.
-    """
-    if isinstance(error, InputError) or (isinstance(error, StageFailed) and disk_is_full(error.__cause__)):
-        raise error
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def quiet_libraries() -> None:

@@ -35,6 +35,7 @@ from boostershot.pipeline.artifacts import (
     write_scores,
 )
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
+from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.progress import Reporter, StepsBar
@@ -244,13 +245,13 @@ class Stages:
 
     # --- attack -----------------------------------------------------------------------------------------------
 
-    def attacked(self, label: str, settings: Attack, immunized: Path, seed: int) -> Path:
-        """`step-N/` for each recorded step, and `losses.json`: the harmful losses at each of them.
+    def attacked(self, label: str, settings: Attack, immunized: Path | None, seed: int) -> Path:
+        """`step-N/` for each recorded step, and at each of them `losses.json` (the harmful losses) and `distance.json`.
 
         Args:
             label: of the attack, for the progress line.
             settings: the attack as the immunised model's defence meets it.
-            immunized: the stage that made the model.
+            immunized: the stage that made the model; None attacks the un-aligned model.
             seed: of the attacker's draw and training.
         """
         needed = round(settings.p * settings.n)
@@ -259,15 +260,16 @@ class Stages:
         config = {
             **self._identity(),
             "attack": settings.model_dump(mode="json"),
+            "records": ["losses", "distance"],
             "task": self.data.task_identity(),
             "seed": seed,
             "max_length": self.recipe.data.max_length,
         }
 
         def work(folder: Path) -> dict[str, Any]:
-            model, tokenizer = load_chain(
-                self.recipe.model.id, [Layer(weights_in(immunized), merge=False)], trainable=True
-            )
+            goes_on = settings.adapter == "continue"
+            layers = [Layer(weights_in(immunized), merge=not goes_on)] if immunized else []
+            model, tokenizer = load_chain(self.recipe.model.id, layers, trainable=True)
             form = Format.choose(tokenizer, self.recipe.model.template)
             mix = HarmfulMix(settings.p, settings.n, settings.adapter)
             pool = self._attack_pool(rows_folder, form)
@@ -281,9 +283,12 @@ class Stages:
                 ],
             }
             losses = Losses(folder / "losses.json", kinds, form.pad_id)
+            trains_all = settings.adapter == "full" or (goes_on and not hasattr(model, "peft_config"))
+            distance = Distance(folder / "distance.json", model, folder / "checkpoints" if trains_all else None)
 
             def record(step: int, model: Any) -> None:
                 losses.measure(step, model)
+                distance.measure(step, model)
                 if settings.judged and step > 0:
                     save(model, tokenizer, folder / f"step-{step}", inner="")
 
@@ -308,7 +313,8 @@ class Stages:
                 )
             return finished(folder, {"steps": steps})
 
-        return self.store.run("attack", config, [immunized, rows_folder, held_out_folder], work)
+        parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+        return self.store.run("attack", config, parents, work)
 
     def _attack_pool(self, rows_folder: Path, form: Format) -> list[dict[str, Any]]:
         """All rows that an attacker may draw from: benign prompts that leave no room for an answer are left out."""
@@ -481,6 +487,22 @@ class Stages:
             "completion_tokens": written,
             "cost": settings.cost(read, written),
         }
+
+
+def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter: str) -> list[Layer]:
+    """What to stack on the base model for one evaluation after `step` steps; all merged, which is faster to run.
+
+    Args:
+        immunized: the immunise stage; None is the un-aligned model.
+        attacked: the attack stage; not needed before the first step.
+        step: of the attack.
+        adapter: the attack's adapter mode.
+    """
+    start = [Layer(weights_in(immunized), merge=True)] if immunized else []
+    if step == 0 or attacked is None:
+        return start
+    trained = Layer(attacked / f"step-{step}", merge=True)
+    return [trained] if adapter == "continue" else [*start, trained]  # continue: the immunised adapter, trained on
 
 
 def _name(settings: Settings) -> str:

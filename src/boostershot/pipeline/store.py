@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from boostershot.errors import InputError
+from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.files import disk_is_full, full_disk, now, read_manifest, write_json
 from boostershot.pipeline.locks import lock
 
@@ -152,6 +152,17 @@ def damage(folder: Path, verify: bool = False) -> str | None:
 def result(folder: Path) -> Any:
     """What the `work` of a finished stage returned."""
     return _status(folder)["result"]
+
+
+def told(error: Exception) -> str:
+    """A failure in one line; what the user gave wrong, and a full disk, end the run instead.
+
+    Raises:
+        InputError, StageFailed: the error, where going on makes no sense.
+    """
+    if isinstance(error, InputError) or (isinstance(error, StageFailed) and disk_is_full(error.__cause__)):
+        raise error
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _perform(

@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 32, 58, 12, 36
 # Series that meet at a step are drawn side by side, and values at the right edge one above the other.
 _DODGE, _LABEL_GAP = 5.0, 14.0
+STEPS = "attack steps"  # what a chart is over, if nothing else is said
 STYLES = 6  # colours, dashes and markers in style.css.j2; the styles repeat after that
 
 Point = tuple[float, float, Sequence[float] | None]  # step, value, interval
@@ -59,6 +60,7 @@ class Panel:
     note: str
     says: str
     lines: Sequence[Line]
+    x_axis: str
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
     base_y: float | None
@@ -74,13 +76,19 @@ def panel(
     top: float | None,
     digits: int,
     base: float | None,
+    x_axis: str = STEPS,
 ) -> Panel:
-    """Lays one chart out. `top` fixes the end of the scale, which starts at 0; `base` is a level to mark."""
+    """Lays one chart out. `top` fixes the end of the scale, which starts at 0; `base` is a level to mark.
+
+    Over steps the points are joined from left to right, and ticked; over anything else in the order that they have.
+    """
     points = [point for one in series for point in one.points]
     highest = max([base or 0.0, *(max(y, *(ci or [y])) for _, y, ci in points)], default=1.0)
     ticks = _ticks(top or highest or 1.0)
     limit = top or ticks[-1]
+    over_steps = x_axis.endswith("steps")
     steps = sorted({step for step, _, _ in points}) or [0.0]
+    steps = _thinned(steps) if over_steps else _between(steps[0], steps[-1])
     span = (steps[-1] - steps[0]) or 1.0
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
     inner = 3 * _DODGE  # room inside the frame for series that are moved aside
@@ -93,20 +101,22 @@ def panel(
 
     lines = []
     for position, one in enumerate(series):
-        aside = (position - (len(series) - 1) / 2) * min(_DODGE, 2 * inner / len(series))
+        aside = (position - (len(series) - 1) / 2) * min(_DODGE, 2 * inner / len(series)) if over_steps else 0.0
         marks = [
             Mark(x(step) + aside, y(value), y(ci[0]) if ci else None, y(ci[1]) if ci else None)
-            for step, value, ci in sorted(one.points, key=lambda point: point[0])
+            for step, value, ci in (sorted(one.points, key=lambda point: point[0]) if over_steps else one.points)
         ]
         if marks:
-            end = f"{max(one.points, key=lambda point: point[0])[1]:.{digits}f}"
+            last = max(one.points, key=lambda point: point[0]) if over_steps else one.points[-1]
+            end = f"{last[1]:.{digits}f}"
             lines.append(Line(one.label, one.style, one.hollow, _path(marks), _band(marks), marks, end, marks[-1].y))
     return Panel(
         title,
         note,
         says,
         _spread(lines, bottom),
-        [(x(step), f"{step:g}") for step in _thinned(steps)],
+        x_axis,
+        [(x(step), f"{step:g}") for step in steps],
         [(y(tick), f"{tick:g}") for tick in ticks],
         None if base is None else y(base),
         (_LEFT, _TOP, right, bottom),
@@ -147,6 +157,14 @@ def _ticks(highest: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     return [round(step * i, 10) for i in range(math.ceil(highest / step - 1e-9) + 1)]
+
+
+def _between(lowest: float, highest: float) -> list[float]:
+    """Round ticks from at most 0 and `lowest` to at least `highest`."""
+    lowest, highest = min(0.0, lowest), max(0.0, highest)
+    above = _ticks(max(highest, -lowest) or 1.0)
+    below = [-tick for tick in reversed(above[1:]) if -tick > lowest - above[1]] if lowest < 0 else []
+    return [*below, *(tick for tick in above if tick < highest + above[1])]
 
 
 def _thinned(steps: Sequence[float], most: int = 7) -> list[float]:

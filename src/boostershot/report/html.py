@@ -11,6 +11,7 @@ import jinja2
 import yaml
 
 from boostershot.report import charts, words
+from boostershot.report.properties import properties_view
 from boostershot.report.reading import Answer, Run, read_run
 
 ANSWERS_PER_CELL = 20
@@ -113,6 +114,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "panel": run.judges,
         "panel_cells": list(_panel(results["summary"])),
         "agreement": results["agreement"],
+        "properties": properties_view(run.properties, _styles(run)),
         "redact": redact,
         "answers": {} if redact else _answers(run, [row for row in rows if row["judge"] == run.judges[0]]),
         "answers_per_cell": ANSWERS_PER_CELL,

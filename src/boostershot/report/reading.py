@@ -13,6 +13,7 @@ _RESULTS = {"recipe": str} | dict.fromkeys(
 )
 _MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
 _JUDGED = ("baseline", "rows", "summary")
+_PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list}
 # What the report shows of a row.
 _ROW = (
     *("defense", "attack", "adapter", "p", "seed", "attack_step", "status", "error", "stage"),
@@ -39,6 +40,7 @@ class Run:
     folder: Path
     results: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    properties: Mapping[str, Any] | None = None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -95,7 +97,25 @@ def read_run(folder: Path) -> Run:
     recipe = manifest["recipes"].get(results["recipe"])
     if not isinstance(recipe, dict) or not isinstance(recipe.get("defenses"), dict):
         raise InputError(f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}")
-    return Run(folder, results, manifest)
+    return Run(folder, results, manifest, read_properties(folder))
+
+
+def read_properties(folder: Path) -> Mapping[str, Any] | None:
+    """The folder's properties.json; None where the properties were not measured.
+
+    Raises:
+        InputError: it is not what `boostershot evaluate --properties` writes.
+    """
+    path = folder / "properties.json"
+    if not path.exists():
+        return None
+    found = _object(path, _PROPERTIES)
+    if found.get("schema") != 1:
+        raise InputError(f"{path}: schema {found.get('schema')!r}, expected 1")
+    for name in ("resistance", "stability", "generalization", "trainability"):
+        if name not in found:
+            raise InputError(f"{path}: key {name!r} is missing")
+    return found
 
 
 def _object(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def bracket(ci: Sequence[float] | None, digits: int = 1, signed: bool = False) -
 
 def soft_intervals(text: str) -> Markup:
     """The text, escaped, with its intervals marked up so that the figures before them stand out."""
-    return Markup(re.sub(r"\[[-−+\d., ]+\]", r'<span class="ci">\g<0></span>', str(escape(text))))
+    return Markup(re.sub(r"\[[-−+\d., >∞]+\]", r'<span class="ci">\g<0></span>', str(escape(text))))
 
 
 def breakable(label: str) -> Markup:

@@ -1,0 +1,102 @@
+"""Generalisation: does immunity reach the harm that the alignment never saw?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from boostershot.evaluation.properties.resampling import aligned, estimate, percentage
+
+Rows = Mapping[str, float]  # prompt id -> 0 or 100
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Immunised on one group of categories, attacked with another; the answers to the latter's held-out prompts."""
+
+    defense: str
+    immunised: str
+    attacked: str
+    seed: int
+    harmful: Rows
+
+
+@dataclass(frozen=True)
+class Second:
+    """The model immunised on all categories, attacked with its own source's rows or with a second source's.
+
+    Both are scored on held-out prompts of the source of the attack.
+    """
+
+    defense: str
+    seed: int
+    own: Rows
+    second: Rows
+
+
+def generalization(
+    transfers: Iterable[Transfer], seconds: Iterable[Second], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """For each defence the matrix of harmful scores, in-domain against cross-domain, and the second source.
+
+    In-domain is the diagonal. A prompt of a column is answered by every row of it, so the difference is taken prompt
+    by prompt: how much easier a category is to attack than another does not enter it.
+    """
+    transfers, seconds = list(transfers), list(seconds)
+    labels = dict.fromkeys([t.defense for t in transfers] + [s.defense for s in seconds])
+    return {
+        "groups": {name: list(categories) for name, categories in groups.items()},
+        "defenses": [
+            {
+                "defense": label,
+                **_matrix([t for t in transfers if t.defense == label], list(groups)),
+                **_second([s for s in seconds if s.defense == label]),
+            }
+            for label in labels
+        ],
+    }
+
+
+def _matrix(transfers: Sequence[Transfer], groups: Sequence[str]) -> dict[str, Any]:
+    cells: dict[tuple[str, str], dict[int, Rows]] = {}
+    for one in transfers:
+        cells.setdefault((one.immunised, one.attacked), {})[one.seed] = one.harmful
+    seeds = sorted({one.seed for one in transfers})
+    by_seed = [pairs for pairs in (_pairs(cells, groups, seed) for seed in seeds) if pairs]
+    keys = aligned(*by_seed) if by_seed else []
+    paired = [np.array([pairs[key] for key in keys], dtype=float) for pairs in by_seed] if keys else []
+    return {
+        "seeds": len(seeds),
+        "matrix": [[percentage(list(cells.get((row, column), {}).values())) for column in groups] for row in groups],
+        "in_domain": estimate(paired, lambda mean: float(mean[0])) if paired else None,
+        "cross_domain": estimate(paired, lambda mean: float(mean[1])) if paired else None,
+        "difference": estimate(paired, lambda mean: float(mean[1] - mean[0])) if paired else None,
+    }
+
+
+def _pairs(
+    cells: Mapping[tuple[str, str], Mapping[int, Rows]], groups: Sequence[str], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Each column's prompts, answered after in-domain immunisation and (the mean) after all others."""
+    pairs = {}
+    for column in groups:
+        rows = {row: cells.get((row, column), {}).get(seed) for row in groups}
+        own = rows.pop(column)
+        others = [one for one in rows.values() if one is not None]
+        if own is None or not others:
+            continue
+        for key in aligned(own, *others):
+            pairs[f"{column}/{key}"] = own[key], float(np.mean([other[key] for other in others]))
+    return pairs
+
+
+def _second(seconds: Sequence[Second]) -> dict[str, Any]:
+    if not seconds:
+        return {"own_source": None, "second_source": None}
+    return {
+        "own_source": percentage([one.own for one in seconds]),
+        "second_source": percentage([one.second for one in seconds]),
+    }

@@ -1,0 +1,90 @@
+"""Intervals of figures that are computed from mean curves (steps to break, ratios): seeds and rows drawn again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, share_interval
+from boostershot.evaluation.survival import steps_to_break
+
+RESAMPLES = 2_000
+_UNDEFINED = 0.05  # the share of resamples without the figure beyond which there is no interval
+
+Figure = dict[str, Any]
+
+
+def estimate(
+    by_seed: Sequence[np.ndarray],
+    figure: Callable[[np.ndarray], float] = float,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Figure:
+    """A figure of the mean over rows and seeds, and its 95% percentile interval, `{"mean": m, "ci": [low, high]}`.
+
+    Seeds and rows are drawn as in `statistics.hierarchical_bootstrap`: with replacement, one draw of rows for all drawn
+    seeds, because they met the same rows; with one seed the rows alone. What belongs together (two arms on the same
+    prompts, the steps of a course) is drawn together: it is in one row.
+
+    Args:
+        by_seed: an array for each seed, [rows, ...], with the same rows.
+        figure: of the mean array. inf is "not reached" (a bound of None), NaN "undefined".
+        seed, resamples: of the draws.
+
+    Returns:
+        `mean` is None where the figure is NaN or inf, a bound None where it is inf, and `ci` None where there is but a
+        single row, or where more than 5% of the resamples are undefined.
+    """
+    values = np.stack(by_seed)
+    if figure is float and values.shape[0] * values.shape[1] > 1:
+        mean, low, high = hierarchical_bootstrap(values.tolist(), seed)
+        return {"mean": mean, "ci": [low, high]}
+    mean = figure(values.mean(axis=(0, 1)))
+    if values.shape[0] * values.shape[1] < 2 or math.isnan(mean):
+        return {"mean": finite(mean), "ci": None}
+    found = np.array([figure(one) for one in _resampled(values, np.random.default_rng(seed), resamples)])
+    defined = found[~np.isnan(found)]
+    if len(defined) < (1 - _UNDEFINED) * resamples:
+        return {"mean": finite(mean), "ci": None}
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail], method="inverted_cdf")  # never between a number and inf
+    return {"mean": finite(mean), "ci": [finite(low), finite(high)]}
+
+
+def percentage(by_seed: Sequence[np.ndarray | Mapping[str, float]]) -> Figure | None:
+    """The mean of values of 0 and 100 with `statistics.share_interval`; None without rows."""
+    named = [one for one in by_seed if isinstance(one, Mapping)]
+    keys = aligned(*named) if named else []
+    rows = [[one[key] for key in keys] if isinstance(one, Mapping) else one.tolist() for one in by_seed]
+    if not rows or not all(rows):
+        return None
+    mean, low, high = share_interval(rows)
+    return {"mean": mean, "ci": [low, high]}
+
+
+def finite(value: float) -> float | None:
+    """The value as JSON has it: None in place of inf and NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def crossing(steps: Sequence[float], scores: np.ndarray, threshold: float) -> float:
+    """`survival.steps_to_break`, with inf for "not reached"."""
+    found = steps_to_break(steps, scores.tolist(), threshold)
+    return found.step if found.reached else math.inf
+
+
+def aligned(*sides: Mapping[str, Any]) -> list[str]:
+    """The row ids that all sides have, in the order of the first: a judge may have no verdict on some answer."""
+    return [key for key in sides[0] if all(key in side for side in sides[1:])]
+
+
+def _resampled(values: np.ndarray, draw: np.random.Generator, resamples: int) -> Iterator[np.ndarray]:
+    """The mean array of each resample of [seeds, rows, ...]."""
+    seeds, rows, *_ = values.shape
+    for _ in range(resamples):
+        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
+        times_row = draw.multinomial(rows, np.full(rows, 1 / rows)) / rows
+        yield np.tensordot(times_row, np.tensordot(times_seed, values, 1), 1)
