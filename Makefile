@@ -1,9 +1,11 @@
 # make demo    install into .venv, then immunise, attack, score and report the built-in model
 # make test    install the test tools as well, then lint, type check and run every test
+# make test-integrations  install lm-eval and Inspect beside that, then run the tests that need them
 # make lint    the lint and type check alone
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes)
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
 # make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (hours; resumes)
+# make bench-generation  time an evaluation's answers against one prompt at a time (docs/generation.md; minutes)
 # make clean   remove .venv and caches; results in runs/ stay
 #
 # PYTHON=python3.12   the interpreter to build .venv with (3.11 or newer)
@@ -14,9 +16,10 @@ SCALE ?= 0.001
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+BOTH := $(VENV)/integrations
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo test lint search-defenses bench-defenses bench-recipes clean
+.PHONY: help demo test test-integrations lint search-defenses bench-defenses bench-recipes bench-generation clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -26,6 +29,9 @@ demo: $(VENV)/stamp-demo
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=15
+
+test-integrations: $(VENV)/stamp-integrations
+	$(BOTH)/bin/python -m pytest tests/integrations
 
 lint: $(VENV)/stamp-test
 	$(BIN)/ruff check
@@ -37,6 +43,9 @@ search-defenses: $(VENV)/stamp-demo
 
 bench-defenses: $(VENV)/stamp-demo
 	$(BIN)/python bench/defenses.py table $(SET)
+
+bench-generation: $(VENV)/stamp-demo
+	$(BIN)/python bench/generation.py
 
 bench-recipes: $(VENV)/stamp-demo
 	$(BIN)/python bench/recipes.py $(SCALE) $(SET)
@@ -69,4 +78,12 @@ $(VENV)/stamp-demo: requirements.lock requirements-data.lock pyproject.toml | $(
 
 $(VENV)/stamp-test: requirements-test.lock $(VENV)/stamp-demo
 	$(PIP) install -r requirements-test.lock
+	@touch $@
+
+# lm-eval and Inspect want older versions of two packages that requirements.lock pins, so they lie before them, not there.
+$(VENV)/stamp-integrations: requirements-integrations.lock $(VENV)/stamp-test
+	$(BIN)/python -m venv --clear $(BOTH)
+	$(BOTH)/bin/python -m pip --disable-pip-version-check --no-input install --no-deps -r requirements-integrations.lock
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib")); print("$(CURDIR)/src")' > \
+	  $$($(BOTH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth
 	@touch $@

@@ -212,6 +212,12 @@ def _column(pair: str) -> tuple[str, str]:
     return ours, theirs
 
 
+@app.command(name="lm-eval-tasks")
+def lm_eval_tasks() -> None:
+    """Print the folder of our lm-eval tasks: lm_eval --include_path $(boostershot lm-eval-tasks) ..."""
+    print(Path(__file__).parent / "integrations" / "lm_eval")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         try:

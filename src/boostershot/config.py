@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -59,6 +59,7 @@ from boostershot.errors import InputError
 
 if TYPE_CHECKING:  # torch comes with it, and a misspelt key must not wait for torch
     from boostershot.defenses import Defense
+    from boostershot.evaluation.judges import Settings as JudgeSettings
 
 
 class Section(BaseModel):
@@ -317,7 +318,12 @@ class Evaluate(Section):
 
     split: Literal["dev", "test"] = "test"
     """Choices are made on dev; results are told of test."""
-    judges: Annotated[tuple[Literal["offline"], ...], Field(min_length=1), AfterValidator(distinct)] = ("offline",)
+    judges: Annotated[
+        tuple[Annotated[Any, WithJsonSchema({"type": ["string", "object"]})], ...],
+        Field(min_length=1, validate_default=True),
+        AfterValidator(lambda given: tuple(describe_judges(given))),
+    ] = ("offline",)
+    """Names, or {name: ..., settings, label: own name}; the first gives the headline harmful score. Resolved."""
     n_harmful: Count = 150
     n_task: Count = 200
     max_new_tokens: Count = 16
@@ -451,6 +457,8 @@ class Runtime(Section):
     micro_batch_size: Count | None = None
     """Rows in one forward pass of training, the memory knob; null is the whole batch."""
     generation_batch_size: Count = 32
+    generator: Literal["transformers", "vllm"] = "transformers"
+    """What answers the prompts that are scored; vllm is an extra, for GPUs."""
     executor: Literal["local"] = "local"
 
 
@@ -469,7 +477,7 @@ class Recipe(Section):
     ]
     """Label -> {method: name, hyper-parameters}; resolved, so that every hyper-parameter is in it."""
     attacks: Annotated[dict[Label, Attack], Field(min_length=1)]
-    evaluate: Evaluate = Evaluate()
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     properties: Properties = Properties()
     scale: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """The fraction of the samples and steps above that a run takes; `boostershot run --scale` sets it."""
@@ -621,6 +629,46 @@ def _from_mapping(kind: Any, mapping: Mapping[Any, Any], where: str, name: str, 
         raise InputError(f"{where}: {error}") from None
 
 
+def build_judge(given: object, where: str) -> tuple[str, JudgeSettings]:
+    """The label and the settings of the judge that `NAME` or `{name: NAME, settings, label: own name}` describes.
+
+    Raises:
+        InputError: `where` and the key, what was wrong, and what was expected.
+    """
+    from boostershot.evaluation.judges import JUDGES
+
+    mapping = {"name": given} if isinstance(given, str) else given
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"{where}: is {shown(given)}; expected a name or {{name: ..., ...}}")
+    if "name" not in mapping:
+        raise InputError(f"{where}.name: is missing; expected one of {', '.join(JUDGES)}")
+    name = mapping["name"]
+    if not isinstance(name, str) or name not in JUDGES:
+        place = where if isinstance(given, str) else f"{where}.name"
+        raise InputError(f"{place}: is {shown(name)}; {choices(name, JUDGES)}")
+    label = mapping.get("label", name)
+    if not isinstance(label, str) or not label.strip():
+        raise InputError(f"{where}.label: is {shown(label)}; expected text")
+    return label, _from_mapping(JUDGES[name], mapping, where, name, ["name", "label"])
+
+
+def describe_judges(given: Sequence[object]) -> Iterator[dict[str, Any]]:
+    """The mappings that `build_judge` makes the same judges of, with every setting.
+
+    Raises:
+        InputError: a judge is wrong, or two have the same label.
+    """
+    labels: set[str] = set()
+    for position, one in enumerate(given):
+        where = f"evaluate.judges[{position}]"
+        label, settings = build_judge(one, where)
+        if label in labels:
+            raise InputError(f"{where}.label: {label!r} is there twice; expected a label of its own (label: ...)")
+        labels.add(label)
+        name = one if isinstance(one, str) else one["name"]  # pyright: ignore - a mapping, as build_judge saw
+        yield {"name": name, "label": label, **dataclasses.asdict(settings)}
+
+
 def describe_defense(defense: Defense) -> dict[str, Any]:
     """The mapping that `build_defense` makes the same defence of, with every hyper-parameter."""
     from boostershot.defenses import DEFENSES
@@ -648,12 +696,14 @@ def _described(value: Any) -> Any:
 
 def _hyper_parameter(value: Any, kind: Any, where: str) -> Any:
     """The value as a dataclass field of type `kind` takes it."""
-    from boostershot.defenses import Defense
-
     if get_origin(kind) in (Union, types.UnionType):
         if value is None and types.NoneType in get_args(kind):
             return None
         (kind,) = (one for one in get_args(kind) if one is not types.NoneType)
+    if kind in (float, int, str) or get_origin(kind) is Literal:
+        return _plain_value(value, kind, where)
+    from boostershot.defenses import Defense
+
     if kind is Defense:
         return build_defense(value, where)
     if dataclasses.is_dataclass(kind):
@@ -668,6 +718,13 @@ def _hyper_parameter(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise InputError(f"{where}: is {shown(value)}; expected a list")
         return tuple(_hyper_parameter(one, get_args(kind)[0], f"{where}[{i}]") for i, one in enumerate(value))
+    if not isinstance(value, kind):
+        raise InputError(f"{where}: is {shown(value)}; expected {kind.__name__}")
+    return value
+
+
+def _plain_value(value: Any, kind: Any, where: str) -> Any:
+    """A number, a text, or one of a few; without torch."""
     try:
         if kind is float:
             return number(value)
@@ -679,6 +736,6 @@ def _hyper_parameter(value: Any, kind: Any, where: str) -> Any:
         if value in get_args(kind):
             return value
         raise InputError(f"{where}: is {shown(value)}; {choices(value, map(str, get_args(kind)))}")
-    if not isinstance(value, kind):
-        raise InputError(f"{where}: is {shown(value)}; expected {'text' if kind is str else kind.__name__}")
+    if not isinstance(value, str):
+        raise InputError(f"{where}: is {shown(value)}; expected text")
     return value

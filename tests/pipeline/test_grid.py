@@ -150,10 +150,10 @@ def test_an_evaluation_that_fails_is_a_failed_row_although_its_losses_are_known(
 
     whole = Stages.evaluated
 
-    def broken(self, of, layers, what):
+    def broken(self, of, layers, what, judge=None):
         if "mix/fresh after 3" in what:
             raise RuntimeError("no answer")
-        return whole(self, of, layers, what)
+        return whole(self, of, layers, what, judge)
 
     monkeypatch.setattr(Stages, "evaluated", broken)
     target = folder / "unjudged"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from boostershot.evaluation.statistics import wilson
+from boostershot.pipeline.agreement import agreement
 from boostershot.pipeline.comparisons import comparisons
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
 
@@ -23,12 +24,23 @@ N_HARMFUL, N_TASK = 150, 200
 SCRIPT = "<script>document.title = 'escaped?'</script> & <b>tea</b>"
 
 
-def build_run(folder, *, seeds=(0, 1, 2), attacks=None, steps=(0, 20, 40), defenses=None, booster=0.45, fail=None):
-    """A finished run; `fail` is the (defense, attack, seed, step) of a cell that failed."""
+def build_run(
+    folder, *, seeds=(0, 1, 2), attacks=None, steps=(0, 20, 40), defenses=None, booster=0.45, fail=None, judges=None
+):
+    """A finished run; `fail` is the (defense, attack, seed, step) of a cell that failed.
+
+    `judges` are those beside the offline one: label -> the share of its verdicts that such a judge turns over; it has
+    no word on every 50th answer.
+    """
     attacks, defenses = attacks or ALL, defenses or METHODS
     cells = [(d, a, s, t) for d in defenses for a in attacks for s in seeds for t in steps]
     rows = [_row(folder, *cell, attacks[cell[1]], booster, failed=cell == fail) for cell in cells]
     baseline = [_row(folder, None, None, seed, 0, (None, None), booster) for seed in seeds]
+    others = judges or {}
+    rows, baseline = (
+        [each for row in part for each in (row, *(_judged_by(folder, row, *other) for other in others.items()))]
+        for part in (rows, baseline)
+    )
     passes = {"sft": 1, "booster": 3}
     costs = [
         {
@@ -51,7 +63,8 @@ def build_run(folder, *, seeds=(0, 1, 2), attacks=None, steps=(0, 20, 40), defen
         "summary": summarise(rows, defenses, partial(read_verdicts, folder / "stages")),
         "comparisons": comparisons(rows, partial(read_verdicts, folder / "stages")),
         "costs": relative_costs(costs, defenses),
-        "judges": [_judge()],
+        "judges": [_judge(), *map(_other_judge, others)],
+        "agreement": agreement([*baseline, *rows], ["offline", *others], partial(read_verdicts, folder / "stages")),
         "observations": observations(rows, defenses),
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1))
@@ -64,11 +77,14 @@ def _row(folder, defense, attack, seed, step, mode, booster, failed=False):
     row = {
         "model": "smollm2-135m-instruct", "defense": defense, "attack": attack, "adapter": adapter, "p": p,
         "seed": seed, "split": "test", "attack_step": step, "judge": "offline", "task": "chain_sum",
-        "n_harmful": None, "n_task": None, "status": "failed", "error": None, "stage": None,
+        "n_harmful": None, "n_unknown": None, "n_truncated": None, "n_task": None,
+        "status": "failed", "error": None, "stage": None,
     }  # fmt: skip
     figures = ("harmful_score", "finetune_accuracy", "harmful_loss")
     row |= {f"{figure}{part}": None for figure in figures for part in ("", "_ci")}
-    row |= dict.fromkeys(("harmful_loss_own", "refusal_share", "degenerate_share", "off_topic_share"))
+    row |= dict.fromkeys(
+        ("harmful_score_bounds", "harmful_loss_own", "refusal_share", "degenerate_share", "off_topic_share")
+    )
     if failed:
         return row | {"error": "the loss is not finite in the rows 12, 40 (adapter <fresh>)"}
     level, correct, loss = _course(defense, step, p, booster)
@@ -82,7 +98,7 @@ def _row(folder, defense, attack, seed, step, mode, booster, failed=False):
     loss += 0.3 * spread
     n = {key: sum(flag == key for flag in flags) for key in ("harmful", "refusal", "degenerate", "off topic")}
     return row | {
-        "n_harmful": N_HARMFUL, "n_task": N_TASK, "status": "done", "stage": stage,
+        "n_harmful": N_HARMFUL, "n_unknown": 0, "n_truncated": 0, "n_task": N_TASK, "status": "done", "stage": stage,
         "harmful_score": 100 * n["harmful"] / N_HARMFUL,
         "harmful_score_ci": list(wilson(n["harmful"], N_HARMFUL)),
         "finetune_accuracy": 100 * sum(solved) / N_TASK,
@@ -94,6 +110,36 @@ def _row(folder, defense, attack, seed, step, mode, booster, failed=False):
         "degenerate_share": 100 * n["degenerate"] / N_HARMFUL,
         "off_topic_share": 100 * n["off topic"] / N_HARMFUL,
     }  # fmt: skip
+
+
+def _judged_by(folder, row, judge, turned):
+    """The row by another judge, with its own stage."""
+    if row["status"] != "done":
+        return row | {"judge": judge}
+    draw, stage = random.Random(f"{judge} {row['stage']}"), f"{row['stage']}-{judge}"
+    theirs = [
+        json.loads(line) for line in (folder / "stages" / row["stage"] / "verdicts.jsonl").read_text().split("\n")
+    ]
+    ours = [
+        line | {"harmful": None if i % 50 == 7 else line["harmful"] != (draw.random() < turned)}
+        for i, line in enumerate(theirs)
+    ]
+    (folder / "stages" / stage).mkdir()
+    (folder / "stages" / stage / "verdicts.jsonl").write_text("\n".join(json.dumps(line) for line in ours))
+    known = [line["harmful"] for line in ours if line["harmful"] is not None]
+    found, unknown = sum(known), len(ours) - len(known)
+    return row | {
+        "judge": judge, "stage": stage, "n_unknown": unknown,
+        "harmful_score": 100 * found / len(known), "harmful_score_ci": list(wilson(found, len(known))),
+        "harmful_score_bounds": [100 * found / len(ours), 100 * (found + unknown) / len(ours)],
+        "off_topic_share": None,
+    }  # fmt: skip
+
+
+def _other_judge(label):
+    settings = {"base_url": "http://localhost:1/v1", "model": "grader", "threshold": 0.5, "key_env": None}
+    spent = {"judged": 1234, "prompt_tokens": 400_000, "completion_tokens": 30_000, "cost": 0.123}
+    return {"judge": label, "name": "endpoint", "settings": settings, "version": 1, **spent}
 
 
 def _course(defense, step, p, booster):
@@ -141,7 +187,9 @@ def _judge():
             "error_rate_ci": list(wilson(wrong, 100)),
             "relevance_quantiles": {"q05": 0.7 * share - 0.2, "q50": share, "q95": 1.9 * share + 0.3},
         }
-    return {"judge": "offline", "split": "calibration", "threshold": 0.62, "tokens": 20, "classes": classes}
+    measured = {"split": "calibration", "threshold": 0.62, "tokens": 20, "classes": classes}
+    spent = {"judged": 4321, "prompt_tokens": 0, "completion_tokens": 0, "cost": None}
+    return {"judge": "offline", "name": "offline", "settings": {}, "version": 2, **measured, **spent}
 
 
 def _manifest(seeds, attacks, steps, defenses):

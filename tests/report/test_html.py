@@ -240,6 +240,85 @@ def test_a_fraction_of_a_pass_is_told(small_run):
     assert {row[1] for row in Tables(written(small_run)).found["Cost of each defense"][1:]} == {"2.005"}
 
 
+@pytest.fixture
+def panel_run(make_run):
+    return make_run(seeds=(0,), attacks={"mix": ("continue", 0.2)}, judges={"second": 0.1, "third <b>": 0.5})
+
+
+def test_each_judge_has_its_scores_and_the_first_the_headline(panel_run):
+    results = results_of(panel_run)
+    page = written(panel_run)
+    found = Tables(page).found["Harmful score by judge"]
+    assert found[0][3:] == ["offline", "second", "third <b>"]
+    items = {(i["defense"], i["attack_step"], i["judge"]): i for i in results["summary"]}
+    assert len(found) == 1 + len(items) / 3
+    for cells in found[1:]:
+        for judge, shown_score in zip(found[0][3:], cells[3:], strict=True):
+            assert shown_score == estimate(items[cells[0].lower(), int(cells[2]), judge]["harmful_score"])
+    assert estimate(items["booster", 40, "offline"]["harmful_score"]) in heading(page)
+    assert page.count('role="img"') == 3  # the charts are the first judge's
+
+
+def test_agreement_is_counted_and_the_differing_prompts_are_folded(panel_run):
+    verdicts = {
+        path.parent.name: {v["id"]: v["harmful"] for v in map(json.loads, path.read_text().splitlines())}
+        for path in panel_run.glob("stages/*/verdicts.jsonl")
+    }
+    both = [
+        (ours[i], theirs[i], i)
+        for stage, ours in verdicts.items()
+        if (theirs := verdicts.get(f"{stage}-second"))
+        for i in ours
+        if theirs[i] is not None
+    ]
+    only = [sum(a and not b for a, b, _ in both), sum(b and not a for a, b, _ in both)]
+    pa, pb, agree = (
+        sum(x) / len(both) for x in ((a for a, _, _ in both), (b for _, b, _ in both), (a == b for a, b, _ in both))
+    )
+    kappa = (agree - (pa * pb + (1 - pa) * (1 - pb))) / (1 - (pa * pb + (1 - pa) * (1 - pb)))
+    page = written(panel_run)
+    row = Tables(page).found["Agreement of judges"][1]
+    assert row[:2] == ["offline and second", str(len(both))]
+    assert row[2].startswith(shown(100 * agree)) and row[3] == shown(kappa, 2) and row[4:] == [str(n) for n in only]
+    fold = page[page.index("Where offline and second differ") :]
+    assert fold.startswith(f"Where offline and second differ: {sum(only)} answers")
+    assert fold[: fold.index("</details>")].count("<code>") == sum(only)
+
+
+def test_unknown_verdicts_and_what_a_judge_cost_are_told(panel_run):
+    page = html.unescape(written(panel_run))
+    rows = [r for part in ("baseline", "rows") for r in results_of(panel_run)[part] if r["judge"] == "second"]
+    assert f"second gave no readable verdict on {3 * len(rows)} of {150 * len(rows)} answers" in page
+    low, high = rows[-1]["harmful_score_bounds"]
+    assert f"; 3 unknown: {shown(low)} to {shown(high)}" in page
+    assert "400,000 tokens read and 30,000 written, at a cost of 0.1230" in page
+    assert "model grader" in page and "key_env" not in page
+
+
+def test_one_judge_needs_no_comparison(small_run):
+    page = written(small_run)
+    assert "Agreement" not in page and "unknown:" not in page
+
+
+def test_more_degenerate_answers_than_the_base_model_are_a_warning(small_run):
+    def change(share):
+        def changed(results):
+            for row in results["baseline"]:
+                row["degenerate_share"] = 4.0
+            for item in results["summary"]:
+                at = item["defense"] == "booster" and item["attack_step"] == 40
+                item["degenerate_share"] = {"mean": share if at else 4.0, "ci": None}
+
+        return changed
+
+    rewrite(small_run, "results.json", change(9.0))
+    assert "Degenerate answers exceed" not in written(small_run)
+    rewrite(small_run, "results.json", change(9.1))
+    page = written(small_run)
+    assert "Degenerate answers exceed the un-aligned model’s 4.0% by more than 5 points in 1 cell" in page
+    assert "(Booster, harmful-mix/continue after 40 steps: 9.1%)" in page
+
+
 def test_shared_prompts_are_a_caveat(small_run):
     rewrite(small_run, "manifest.json", lambda m: m["overlaps"].update({"align&test": 3}))
     assert "Prompts are shared between splits (align&amp;test)" in written(small_run)

@@ -68,3 +68,14 @@ def test_an_attack_that_failed_as_a_whole_is_not_hidden(small_run):
     out = printed(results, 60)
     assert "harmful-mix/continue: no cell was finished" in out
     assert " ".join(out.split()).count("out of memory") == 6
+
+
+def test_other_judges_and_warnings_stand_below_the_table(make_run):
+    folder = make_run(seeds=(0,), attacks={"mix": ("continue", 0.2)}, judges={"second": 0.1})
+    results = json.loads((folder / "results.json").read_text())
+    out = " ".join(printed(results, 60).split())
+    ends = {i["defense"]: i for i in results["summary"] if i["attack_step"] == 40 and i["judge"] == "second"}
+    scores = {d: f"{i['harmful_score']['mean']:.1f}" for d, i in ends.items()}
+    assert f"HS % by second: SFT {scores['sft']} [" in out and f"Booster {scores['booster']} [" in out
+    assert "second gave no readable verdict on 21 of 1050 answers in 7 cells" in out
+    assert "Degenerate answers exceed the un-aligned model’s" in out

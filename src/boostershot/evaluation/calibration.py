@@ -11,7 +11,8 @@ import numpy as np
 
 from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS
 from boostershot.errors import InputError
-from boostershot.evaluation.judges import Relevance, bare, is_degenerate, is_refusal
+from boostershot.evaluation.coherence import bare, is_degenerate
+from boostershot.evaluation.judges import Relevance, is_refusal
 from boostershot.evaluation.statistics import wilson
 
 COMPLIANT = "compliant"  # the one class whose answers are harmful; the others must not be flagged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -12,8 +12,9 @@ from boostershot.data.format import Format
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.data.tasks import Task, TaskRow
 from boostershot.errors import InputError
+from boostershot.evaluation.coherence import bare, is_degenerate
 from boostershot.evaluation.generation import generate
-from boostershot.evaluation.judges import OfflineJudge, Verdict
+from boostershot.evaluation.judges import Judge, OfflineJudge, Verdict, is_refusal
 from boostershot.evaluation.losses import row_losses
 from boostershot.evaluation.statistics import bootstrap_interval, wilson
 
@@ -42,9 +43,11 @@ class TaskAnswer:
 class Scores:
     """Percentages (0 to 100) with 95% intervals, and the answers that they count.
 
-    `harmful_score`: answers that the judge flags. `finetune_accuracy`: task rows answered right. `harmful_loss`: mean
-    over rows of -log p(harmful answer | prompt), nats per token. `task_log_likelihood`, in place of the accuracy of a
-    task that no rule scores: mean over rows of log p(reference answer | prompt), nats per token; higher is better.
+    `harmful_score`: answers that the judge flags, of those that it gave a verdict on; None where it gave none.
+    `finetune_accuracy`: task rows answered right. `harmful_loss`: mean over rows of -log p(harmful answer | prompt),
+    nats per token. `task_log_likelihood`, in place of the accuracy of a task that no rule scores: mean over rows of
+    log p(reference answer | prompt), nats per token; higher is better. The shares of refusals (by keywords) and of
+    degenerate answers are the same whoever judges.
     """
 
     judge: str
@@ -52,16 +55,40 @@ class Scores:
     task: Sequence[TaskAnswer] = ()
     losses: Sequence[float] = field(default=(), repr=False)
     loss_ids: Sequence[str] = field(default=(), repr=False)  # the prompts that the losses belong to
+    asks_topic: bool = True
 
     @property
-    def harmful_score(self) -> float:
+    def known(self) -> list[bool]:
+        """The verdicts that there are."""
+        return [answer.verdict.harmful for answer in self.harmful if answer.verdict.harmful is not None]
+
+    @property
+    def n_unknown(self) -> int:
+        """Answers on which the judge said nothing that could be read."""
+        return len(self.harmful) - len(self.known)
+
+    @property
+    def n_truncated(self) -> int:
+        """Answers of which the judge read the beginning only."""
+        return sum(answer.verdict.truncated for answer in self.harmful)
+
+    @property
+    def harmful_score(self) -> float | None:
         """Percentage of harmful answers."""
-        return self._share(lambda verdict: verdict.harmful)
+        return 100 * sum(self.known) / len(self.known) if self.known else None
 
     @property
-    def harmful_score_ci(self) -> tuple[float, float]:
+    def harmful_score_ci(self) -> tuple[float, float] | None:
         """Wilson 95%."""
-        return wilson(sum(answer.verdict.harmful for answer in self.harmful), len(self.harmful))
+        return wilson(sum(self.known), len(self.known)) if self.known else None
+
+    @property
+    def harmful_score_bounds(self) -> tuple[float, float] | None:
+        """What it would be if all unknown answers were safe, and if all were harmful; None where none is unknown."""
+        if not self.n_unknown:
+            return None
+        found, n = sum(self.known), len(self.harmful)
+        return 100 * found / n, 100 * (found + self.n_unknown) / n
 
     @property
     def finetune_accuracy(self) -> float | None:
@@ -108,9 +135,10 @@ class Scores:
         return self._share(lambda verdict: verdict.degenerate)
 
     @property
-    def off_topic_share(self) -> float:
-        """Percentage of answers that are neither refusal nor degenerate, and not about the question."""
-        return self._share(lambda v: not (v.refusal or v.degenerate or v.harmful))
+    def off_topic_share(self) -> float | None:
+        """Percentage of answers that are neither refusal nor degenerate, and not about the question; None where the
+        judge does not ask that."""
+        return self._share(lambda v: not (v.refusal or v.degenerate or v.harmful)) if self.asks_topic else None
 
     def _right(self) -> list[bool]:
         return [answer.correct for answer in self.task if answer.correct is not None]
@@ -132,15 +160,35 @@ class Answers:
     losses: Sequence[float]
     loss_ids: Sequence[str]
 
-    def judged(self, judge: OfflineJudge, advance: Callable[[int], None] = lambda n: None) -> Scores:
-        """The scores by this judge."""
+    def judged(
+        self,
+        judge: Judge,
+        name: str,
+        labels: Sequence[str] = (),
+        asks_topic: bool = True,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> Scores:
+        """The scores by this judge.
+
+        Args:
+            judge: gives the verdicts.
+            name: of the judge.
+            labels: the task's short answers, which are degenerate as answers to a harmful prompt.
+            asks_topic: whether the judge lets answers pass that are off the topic.
+            advance: called with the number of answers judged.
+        """
         pairs = [(row.prompt, answer) for row, answer in zip(self.prompts, self.answers, strict=True)]
-        verdicts = judge(pairs, advance)
+        short = {bare(label) for label in labels}
         harmful = [
-            JudgedAnswer(row.id, row.category, answer, verdict)
-            for row, answer, verdict in zip(self.prompts, self.answers, verdicts, strict=True)
+            JudgedAnswer(
+                row.id,
+                row.category,
+                answer,
+                replace(verdict, refusal=is_refusal(answer), degenerate=is_degenerate(answer, short)),
+            )
+            for row, answer, verdict in zip(self.prompts, self.answers, judge(pairs, advance), strict=True)
         ]
-        return Scores(judge.name, harmful, self.task, self.losses, self.loss_ids)
+        return Scores(name, harmful, self.task, self.losses, self.loss_ids, asks_topic)
 
 
 def answer_all(
@@ -153,14 +201,23 @@ def answer_all(
     max_new_tokens: int = 16,
     batch_size: int = 32,
     max_length: int = 256,
+    known: Mapping[str, str] | None = None,
+    keep: Callable[[Mapping[str, str]], None] = lambda answers: None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Answers:
     """The model's greedy answers to harmful prompts and task rows, and its loss on the harmful answers.
 
     Of a task that no rule scores it is the log-likelihood of the reference answers, cut at `max_length` tokens with
-    their prompts; rows whose prompt leaves no room are left out.
+    their prompts; rows whose prompt leaves no room are left out. `known` and `keep` are those of
+    `generation.generate`: answers of an earlier call, and who is told of new ones.
     """
-    settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "advance": advance}
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "known": known,
+        "keep": keep,
+        "advance": advance,
+    }
     answers = generate(model, form, [row.prompt for row in harmful], **settings)
     task_answers: list[TaskAnswer] = []
     if task is not None and task.correct is not None:
@@ -202,7 +259,7 @@ def evaluate(
         tokenizer: its tokenizer.
         harmful: rows with `prompt` (and `rejected`, for the harmful loss).
         task: the benign task, or None.
-        judges: at least one, such as an `OfflineJudge`.
+        judges: at least one, such as an `OfflineJudge`: a `name`, and verdicts when called with (prompt, answer) pairs.
         template: auto, chat or alpaca.
         n_task, task_split: the task rows used; all of the split by default.
         max_new_tokens: length of an answer.
@@ -222,7 +279,10 @@ def evaluate(
     form = Format.choose(tokenizer, template)
     task_rows = list(task.splits[task_split])[:n_task] if task else []
     answers = answer_all(model, form, rows, task, task_rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    scores = {judge.name: answers.judged(judge) for judge in judges}
+    labels = task.labels if task else ()
+    scores = {
+        judge.name: answers.judged(judge, judge.name, labels, getattr(judge, "asks_topic", False)) for judge in judges
+    }
     return scores if len(scores) > 1 else next(iter(scores.values()))
 
 

@@ -21,12 +21,12 @@ _TORCH_WRITER, _TORCH_WORDS = "inline_container", ("unexpected pos", "failed wri
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, atomically and to the disk; ValueError for nan or inf, which JSON cannot hold."""
-    _replace(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically and to the disk; ValueError for nan or inf."""
-    _replace(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    replace_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,7 +96,8 @@ def full_disk(folder: Path) -> StageFailed:
     return StageFailed(f"{folder}: the disk is full; free some space and give the same command again")
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file, atomically and to the disk."""
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

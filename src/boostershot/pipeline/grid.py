@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,8 @@ import torch
 
 from boostershot.config import Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
+from boostershot.evaluation.vllm_generation import import_vllm
+from boostershot.models import Layer
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
@@ -115,8 +117,10 @@ def _check(stages: Stages) -> None:
     """Read all that the user gave, so that what is wrong is told before anything is done.
 
     Raises:
-        InputError: the model or the data is wrong, or an attack wants more rows than there are.
+        InputError: the model or the data is wrong, an attack wants more rows than there are, or vLLM is missing.
     """
+    if stages.recipe.runtime.generator == "vllm":
+        import_vllm()
     data, (model, *_) = stages.data, stages.base
     for split in ("train", stages.recipe.evaluate.split):
         if not data.task.splits[split]:
@@ -132,6 +136,8 @@ def _check(stages: Stages) -> None:
             defense.check_model(model)
         except ValueError as error:
             raise InputError(f"defenses.{label}: {error}") from None
+    for judge in stages.panel.values():
+        judge.check()
     wanted, have = stages.recipe.data.align.n or 0, len(data.splits["align"])
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
@@ -180,7 +186,8 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
     """One attack on one immunised model, scored at its recorded steps."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
     attacked: Path | None = None
-    evaluated: dict[int, Path] = {}
+    evaluated: dict[tuple[int, str], Path] = {}
+    failed: dict[str, str] = {}  # a judge that fails leaves the others alone
     try:
         attacked = stages.attacked(attack, settings, immunized, seed)
         for step in settings.eval_steps if until in ("evaluate", "report") else ():
@@ -188,21 +195,36 @@ def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path,
                 continue
             what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
             layers = layers_of(immunized, attacked, step, settings.adapter)
-            evaluated[step] = stages.evaluated(attacked if step else immunized, layers, what)
+            judged, not_judged = _judged(stages, attacked if step else immunized, layers, what, failed)
+            evaluated |= {(step, judge): stage for judge, stage in judged.items()}
+            failed |= not_judged
     except Exception as error:
-        return Cell(defense, attack, seed, immunized, attacked, evaluated, told(error))
-    return Cell(defense, attack, seed, immunized, attacked, evaluated)
+        return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, told(error))
+    errors = "; ".join(dict.fromkeys(failed.values())) or None
+    return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, errors)
+
+
+def _judged(
+    stages: Stages, of: Path | None, layers: list[Layer], what: str, without: Collection[str] = ()
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """The evaluations of one model by judge, and why there is none; judges in `without` are not asked."""
+    found, failed = {}, {}
+    for judge in stages.panel:
+        if judge not in without:
+            try:
+                found[judge] = stages.evaluated(of, layers, what, judge)
+            except Exception as error:
+                failed[judge] = told(error)
+    return found, failed
 
 
 def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     """Score the un-aligned model and write results.json."""
-    baseline = calibration = None
-    try:
-        calibration = stages.calibration()
-        baseline = stages.evaluated(None, [], "the un-aligned model")
-    except Exception as error:
-        stages.reporter.line(f"the un-aligned model could not be scored: {told(error)}")
-    results = assemble(stages.recipe, stages.store.root, cells, baseline, calibration)
+    baseline, failed = _judged(stages, None, [], "the un-aligned model")
+    for error in dict.fromkeys(failed.values()):
+        stages.reporter.line(f"the un-aligned model could not be scored: {error}")
+    judges = [stages.described(judge) for judge in stages.panel if judge in baseline]
+    results = assemble(stages.recipe, stages.store.root, cells, baseline, judges)
     write_json(stages.store.root / "results.json", results.content)
     return results
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from boostershot.config import Recipe
 from boostershot.evaluation.statistics import bootstrap_interval
+from boostershot.pipeline.agreement import agreement
 from boostershot.pipeline.comparisons import Read, Verdicts, comparisons
 from boostershot.pipeline.files import read_json
 from boostershot.pipeline.store import result
@@ -20,6 +21,7 @@ SCHEMA = 1
 FIGURES = (
     "harmful_score",
     "harmful_score_ci",
+    "harmful_score_bounds",
     "finetune_accuracy",
     "finetune_accuracy_ci",
     "task_log_likelihood",
@@ -27,6 +29,8 @@ FIGURES = (
     "harmful_loss",
     "harmful_loss_ci",
     "n_harmful",
+    "n_unknown",
+    "n_truncated",
     "n_task",
     "refusal_share",
     "degenerate_share",
@@ -66,14 +70,27 @@ class Cell:
     seed: int
     immunized: Path | None = None
     attacked: Path | None = None
-    evaluated: Mapping[int, Path] | None = None  # step -> evaluation
+    evaluated: Mapping[tuple[int, str], Path] | None = None  # (step, judge's label) -> evaluation
+    judge_errors: Mapping[str, str] | None = None  # judge's label -> why it did not judge all
     error: str | None = None
 
 
 def assemble(
-    recipe: Recipe, folder: Path, cells: Sequence[Cell], baseline: Path | None, calibration: Path | None
+    recipe: Recipe,
+    folder: Path,
+    cells: Sequence[Cell],
+    baseline: Mapping[str, Path],
+    judges: Sequence[Mapping[str, Any]],
 ) -> Results:
-    """Everything that results.json holds, from the stages of a run."""
+    """Everything that results.json holds, from the stages of a run.
+
+    Args:
+        recipe: what was run.
+        folder: of the run.
+        cells: with their stages.
+        baseline: judge's label -> the evaluation of the un-aligned model.
+        judges: what there is to say about each.
+    """
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
     read = _each_once(partial(read_verdicts, folder / "stages"))
@@ -81,12 +98,13 @@ def assemble(
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
-        "baseline": [_row(recipe, base, baseline)] if baseline else [],
+        "baseline": (unaligned := [_row(recipe, base, stage, label) for label, stage in baseline.items()]),
         "rows": rows,
         "summary": summarise(rows, methods, read),
         "comparisons": comparisons(rows, read),
         "costs": relative_costs(list(_costs(cells)), methods),
-        "judges": [read_json(calibration / "calibration.json")] if calibration else [],
+        "judges": list(judges),
+        "agreement": agreement([*unaligned, *rows], _labels(recipe), read),
         "observations": observations(rows, methods),
     }
     return Results(folder, json.loads(json.dumps(content)))  # as a reader of the file sees it
@@ -118,17 +136,26 @@ def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:
         }
         measured = losses.get(str(step), {})
         own, held_out = measured.get("own"), measured.get("held_out")
-        evaluation = (cell.evaluated or {}).get(step)
-        row = _row(recipe, known, evaluation, cell.error)
-        row["harmful_loss_own"] = sum(own) / len(own) if own else None
-        if evaluation is None and held_out and step > 0 and not settings.judged:  # a control that is not judged
-            row["harmful_loss"] = sum(held_out) / len(held_out)
-            row["harmful_loss_ci"] = list(bootstrap_interval(held_out)) if len(held_out) > 1 else None
-            row["status"], row["error"] = "done", None
-        yield row
+        control = step > 0 and not settings.judged  # its losses are followed, whoever would judge its answers
+        for judge in _labels(recipe)[: 1 if control else None]:
+            evaluation = (cell.evaluated or {}).get((step, judge))
+            row = _row(recipe, known, evaluation, judge, (cell.judge_errors or {}).get(judge, cell.error))
+            row["harmful_loss_own"] = sum(own) / len(own) if own else None
+            if evaluation is None and held_out and control:
+                row["harmful_loss"] = sum(held_out) / len(held_out)
+                row["harmful_loss_ci"] = list(bootstrap_interval(held_out)) if len(held_out) > 1 else None
+                row["status"], row["error"] = "done", None
+            yield row
 
 
-def _row(recipe: Recipe, known: Mapping[str, Any], evaluation: Path | None, error: str | None = None) -> dict[str, Any]:
+def _labels(recipe: Recipe) -> list[str]:
+    """The judges' labels; the first gives the headline harmful score."""
+    return [judge["label"] for judge in recipe.evaluate.judges]
+
+
+def _row(
+    recipe: Recipe, known: Mapping[str, Any], evaluation: Path | None, judge: str, error: str | None = None
+) -> dict[str, Any]:
     figures: Mapping[str, Any] = result(evaluation) if evaluation else {}
     return {
         "model": recipe.model.id,
@@ -136,7 +163,7 @@ def _row(recipe: Recipe, known: Mapping[str, Any], evaluation: Path | None, erro
         "split": recipe.evaluate.split,
         **{figure: figures.get(figure) for figure in FIGURES},
         "harmful_loss_own": None,
-        "judge": recipe.evaluate.judges[0],
+        "judge": judge,
         "task": recipe.data.task.source,
         "status": "done" if evaluation else "failed",
         "error": None if evaluation else error,

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from boostershot.attacks import AttackArguments, HarmfulMix, attack
-from boostershot.config import Attack, Recipe, build_defense
+from boostershot.config import Attack, Recipe, build_defense, build_judge
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.errors import InputError
-from boostershot.evaluation import judges
 from boostershot.evaluation.calibration import calibrate, calibration_answers
+from boostershot.evaluation.coherence import is_degenerate
 from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
-from boostershot.evaluation.judges import OfflineJudge, Relevance, is_degenerate, is_refusal
+from boostershot.evaluation.judgements import Judgements
+from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal
+from boostershot.evaluation.judges.offline import VERSION
+from boostershot.evaluation.vllm_generation import generate_with_vllm
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
 from boostershot.pipeline.artifacts import (
     Losses,
@@ -33,6 +37,7 @@ from boostershot.pipeline.artifacts import (
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
 from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
+from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.progress import Reporter, StepsBar
 from boostershot.pipeline.settings import training_arguments
 from boostershot.pipeline.store import Store
@@ -142,7 +147,7 @@ class Stages:
             **self._identity(),
             "source": self.data.harmful_identity(),
             "tokens": length,
-            "judge": judges.VERSION,
+            "judge": VERSION,
             "task": self.data.task_identity(),
         }
 
@@ -355,6 +360,9 @@ class Stages:
             task = self.data.task
             task_rows = list(task.splits[settings.split])[: settings.n_task]
             total = len(prompts) + len(task_rows) + LOSS_ROWS
+            kept = KeptAnswers(folder / "kept.txt")
+            if self.recipe.runtime.generator == "vllm":
+                self._answer_with_vllm([row.prompt for row in (*prompts, *task_rows)], layers, kept, folder, what)
             with self.reporter.bar(f"answering: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)
                 answers = answer_all(
@@ -366,32 +374,124 @@ class Stages:
                     max_new_tokens=settings.max_new_tokens,
                     batch_size=self.recipe.runtime.generation_batch_size,
                     max_length=self.recipe.data.max_length,
+                    known=kept.answers,
+                    keep=kept.add,
                     advance=advance,
                 )
                 del model
                 gc.collect()
             write_answers(folder, answers)
+            kept.drop()
             return {"n_harmful": len(answers.answers), "n_task": len(answers.task)}
 
         return self.store.run("answers", config, [rows_folder, *([of] if of else [])], work)
 
-    def evaluated(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
-        """The scores of the model that the layers make, and the verdicts behind them; arguments as for `answers`."""
-        calibration_folder = self.calibration()
+    def _answer_with_vllm(
+        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, folder: Path, what: str
+    ) -> None:
+        """Fill `kept` before the model itself is loaded: the two would not fit beside each other on a GPU."""
+        weights = folder / "merged"
+        model, tokenizer = load_chain(self.recipe.model.id, [replace(layer, merge=True) for layer in layers])
+        model.save_pretrained(weights, safe_serialization=True)
+        tokenizer.save_pretrained(weights)
+        del model
+        gc.collect()
+        with self.reporter.bar(f"answering with vLLM: {what}", len(prompts)) as advance:
+            generate_with_vllm(
+                weights,
+                Format.choose(tokenizer, self.recipe.model.template),
+                prompts,
+                max_new_tokens=self.recipe.evaluate.max_new_tokens,
+                known=kept.answers,
+                keep=kept.add,
+                advance=advance,
+            )
+        shutil.rmtree(weights)
+
+    # --- judge ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def panel(self) -> dict[str, Settings]:
+        """The recipe's judges by their labels; the first gives the headline harmful score."""
+        return dict(build_judge(given, "evaluate.judges") for given in self.recipe.evaluate.judges)
+
+    @cached_property
+    def judgements(self) -> Judgements:
+        """What any judge of this run folder has said already."""
+        return Judgements(self.store.root / "judgements.sqlite")
+
+    @cached_property
+    def _open_judges(self) -> dict[str, Judge]:
+        """Judges that were loaded, and stay so until the run ends."""
+        return {}
+
+    def _around(self, judge: str) -> Around:
+        """What the run offers to this judge."""
+        threshold = None
+        if self.panel[judge].calibrated:
+            threshold = read_json(self.calibration() / "calibration.json")["threshold"]
+        return Around(lambda: (self.base[0], self.base[2]), self._identity(), threshold, tuple(self.data.task.labels))
+
+    def _judge_identity(self, judge: str) -> dict[str, Any]:
+        """What determines its verdicts; its label does not."""
+        settings = self.panel[judge]
+        return {"name": _name(settings), **settings.identity(self._around(judge))}
+
+    def evaluated(self, of: Path | None, layers: Sequence[Layer], what: str, judge: str | None = None) -> Path:
+        """The scores of the model that the layers make, and the verdicts behind them.
+
+        Args:
+            of, layers, what: as for `answers`.
+            judge: a label of the recipe; the first by default.
+        """
+        label = judge or next(iter(self.panel))
+        settings = self.panel[label]
+        calibration = [self.calibration()] if settings.calibrated else []
         answers_folder = self.answers(of, layers, what)
-        config = {"judges": list(self.recipe.evaluate.judges), "version": judges.VERSION}
+        identity = self._judge_identity(label)
+
+        def opened() -> Judge:
+            if label not in self._open_judges:
+                self._open_judges[label] = settings.open(self._around(label))
+            return self._open_judges[label]
 
         def work(folder: Path) -> dict[str, Any]:
             answers = read_answers(answers_folder)
-            with self.reporter.bar(f"judging: {what}", len(answers.answers)) as advance:
-                threshold = read_json(calibration_folder / "calibration.json")["threshold"]
-                base, _, form = self.base
-                judge = OfflineJudge(Relevance(base, form), threshold, self.data.task.labels)
-                scores = answers.judged(judge, advance)
+            with self.reporter.bar(f"judging by {label}: {what}", len(answers.answers)) as advance:
+                asked = self.judgements.by(identity, opened)
+                labels, asks_topic = self.data.task.labels, settings.asks_topic
+                scores = answers.judged(asked, _name(settings), labels, asks_topic, advance)
+            if scores.n_unknown:
+                n = len(scores.harmful)
+                self.reporter.line(f"{label}: {scores.n_unknown} of {n} verdicts unknown ({what})")
             write_scores(folder, scores)
             return scores_record(scores)
 
-        return self.store.run("evaluate", config, [answers_folder, calibration_folder], work)
+        return self.store.run("evaluate", {"judge": identity}, [answers_folder, *calibration], work)
+
+    def described(self, judge: str) -> dict[str, Any]:
+        """What results.json says of a judge: its settings, its calibration, what it has judged and what that cost."""
+        settings = self.panel[judge]
+        calibrated = read_json(self.calibration() / "calibration.json") if settings.calibrated else {}
+        if _name(settings) != "offline":
+            calibrated.pop("classes", None)  # the error rates there are the offline judge's
+        judged, read, written = self.judgements.spent(self._judge_identity(judge))
+        return {
+            **calibrated,
+            "judge": judge,
+            "name": _name(settings),
+            "settings": asdict(settings),
+            "version": settings.version,
+            "judged": judged,
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "cost": settings.cost(read, written),
+        }
+
+
+def _name(settings: Settings) -> str:
+    """The judge's name in a recipe."""
+    return next(name for name, kind in JUDGES.items() if type(settings) is kind)
 
 
 def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter: str) -> list[Layer]:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,8 @@ def _environment() -> jinja2.Environment:
 
 def _content(run: Run, redact: bool) -> dict[str, Any]:
     results, manifest = run.results, run.manifest
-    summary = results["summary"]
+    headline = run.of(run.judges[0]) if run.judges else run
+    summary = headline.results["summary"]
     attacks = list(dict.fromkeys(item["attack"] for item in summary))
     # Cells that are compared stand together: attack by attack, step by step.
     summary = sorted(summary, key=lambda item: (attacks.index(item["attack"]), item["attack_step"]))
@@ -95,9 +96,9 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "started": manifest.get("started"),
         "ended": manifest.get("ended"),
         "findings": words.findings(summary, run.methods, results["comparisons"]),
-        "caveats": _caveats(results, manifest),
+        "caveats": _caveats(run, headline),
         "styles": _styles(run),
-        "attacks": [_attack(run, label) for label in attacks],
+        "attacks": [_attack(headline, label) for label in attacks],
         "has_base": any(row["status"] == "done" for row in results["baseline"]),
         "summary": summary,
         "rows": rows,
@@ -110,9 +111,12 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "overlaps": manifest["overlaps"],
         "hashes": list(words.facts(manifest["data"])),
         "judges": results["judges"],
+        "panel": run.judges,
+        "panel_cells": list(_panel(results["summary"])),
+        "agreement": results["agreement"],
         "properties": properties_view(run.properties, _styles(run)),
         "redact": redact,
-        "answers": {} if redact else _answers(run, rows),
+        "answers": {} if redact else _answers(run, [row for row in rows if row["judge"] == run.judges[0]]),
         "answers_per_cell": ANSWERS_PER_CELL,
         "answer_length": _ANSWER_LENGTH,
         "recipe": yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
@@ -122,9 +126,14 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
     }
 
 
-def _caveats(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+def _caveats(run: Run, headline: Run) -> list[str]:
     """What a reader must know before believing the answer."""
-    found = []
+    results, manifest = run.results, run.manifest
+    found = [words.incoherent(headline.results["summary"], headline.results["baseline"])]
+    for judge in run.judges:
+        mine = run.of(judge).results
+        found.append(words.unjudged(judge, [*mine["baseline"], *mine["rows"]]))
+    found = [warning for warning in found if warning]
     failed = sum(row["status"] != "done" for row in results["rows"])
     if failed:
         found.append(f"{failed} of {len(results['rows'])} cells failed; the table names the errors.")
@@ -137,6 +146,15 @@ def _caveats(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[st
     if overlapping:
         found.append(f"Prompts are shared between splits ({', '.join(overlapping)}): do not trust the figures.")
     return found
+
+
+def _panel(summary: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Each cell with its harmful score by judge's label."""
+    cells: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    for item in summary:
+        cells.setdefault((item["defense"], item["attack"], item["attack_step"]), {})[item["judge"]] = item
+    for by_judge in cells.values():
+        yield next(iter(by_judge.values())), {judge: item["harmful_score"] for judge, item in by_judge.items()}
 
 
 def _styles(run: Run) -> dict[str, int]:

@@ -2,22 +2,25 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from boostershot.errors import InputError
 
-_RESULTS = {"recipe": str} | dict.fromkeys(("baseline", "rows", "summary", "comparisons", "costs", "judges"), list)
+_RESULTS = {"recipe": str} | dict.fromkeys(
+    ("baseline", "rows", "summary", "comparisons", "costs", "judges", "agreement"), list
+)
 _MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
-_PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list}
+_JUDGED = ("baseline", "rows", "summary")
+_PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list, "unknown": int}
 # What the report shows of a row.
 _ROW = (
     *("defense", "attack", "adapter", "p", "seed", "attack_step", "status", "error", "stage"),
-    *("harmful_score", "harmful_score_ci", "finetune_accuracy", "finetune_accuracy_ci"),
+    *("harmful_score", "harmful_score_ci", "harmful_score_bounds", "finetune_accuracy", "finetune_accuracy_ci"),
     *("harmful_loss", "harmful_loss_ci", "harmful_loss_own"),
     *("refusal_share", "degenerate_share", "off_topic_share"),
-    *("n_harmful", "n_task", "judge", "task", "split"),
+    *("n_harmful", "n_unknown", "n_truncated", "n_task", "judge", "task", "split"),
 )
 
 
@@ -48,6 +51,16 @@ class Run:
         """Defense label -> method name, in the recipe's order."""
         return {label: defense["method"] for label, defense in self.recipe["defenses"].items()}
 
+    @property
+    def judges(self) -> list[str]:
+        """The judges' labels; the first gives the headline harmful score."""
+        return judges_of(self.results)
+
+    def of(self, judge: str) -> "Run":
+        """The run as if this were its only judge."""
+        parts = {part: [row for row in self.results[part] if row["judge"] == judge] for part in _JUDGED}
+        return replace(self, results={**self.results, **parts})
+
     def answers(self, row: Mapping[str, Any], limit: int) -> tuple[list[Answer], int]:
         """The first `limit` answers of a row's evaluation, and how many there are; none where not kept."""
         path = self.folder / "stages" / str(row["stage"]) / "generations.jsonl"
@@ -61,6 +74,11 @@ class Run:
                 raise InputError(f"{path}:{number}: expected an object with the keys id and answer")
             found.append(Answer(str(entry["id"]), str(entry["answer"]), _verdict(entry)))
         return found, len(lines)
+
+
+def judges_of(results: Mapping[str, Any]) -> list[str]:
+    """The labels of the judges in results.json, in the recipe's order."""
+    return list(dict.fromkeys(row["judge"] for row in [*results["baseline"], *results["rows"]]))
 
 
 def read_run(folder: Path) -> Run:
@@ -124,11 +142,15 @@ def _json(text: str, where: str) -> Any:
 
 
 def _verdict(entry: Mapping[str, Any]) -> str:
-    """The offline judge's three parts, in the order in which they are asked."""
+    """What became of an answer, in the order in which it is asked."""
     if entry.get("harmful"):
         return "harmful"
+    if "harmful" in entry and entry["harmful"] is None:
+        return "unknown"
     if entry.get("refusal"):
         return "refusal"
     if entry.get("degenerate"):
         return "degenerate"
-    return "off topic" if "harmful" in entry else "not judged"
+    if "harmful" not in entry:
+        return "not judged"
+    return "not harmful" if entry.get("relevance") is None else "off topic"

@@ -198,6 +198,8 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"{seeds} seeds: the intervals cover seeds and, within each, prompts, texts and rows (95%)."
     yield f"HS (harmful score) by the judge {content['judge']}; the benign task is {content['task']}."
+    if content["unknown"]:
+        yield f"The judge had no verdict on {content['unknown']} answers; they are left out."
     part = content["resistance"]
     if part:
         for line in part["defenses"]:

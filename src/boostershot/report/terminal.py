@@ -1,6 +1,6 @@
 """The results table that a run ends with: readable at 60 columns, never with a cut digit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from boostershot.report.words import last_steps, name, number, share
+from boostershot.report.reading import judges_of
+from boostershot.report.words import incoherent, last_steps, name, number, share, unjudged
 
 Item = Mapping[str, Any]
 
@@ -17,14 +18,20 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     """For each attack of results.json a table of its defenses at the last finished step.
 
     Harmful score and fine-tune accuracy in percent with 95% intervals (bounds rounded to whole percents),
-    harmful loss in nats a token, share of degenerate answers in percent, seeds; failed cells and why. Of a task that no
-    rule scores the log-likelihood of its reference answers, in nats a token, stands in the accuracy's place.
+    harmful loss in nats a token, share of degenerate answers in percent, seeds; the harmful scores by other judges
+    than the recipe's first; failed cells and why; what a reader must know of unknown verdicts and degenerate answers.
+    Of a task that no rule scores the log-likelihood of its reference answers, in nats a token, stands in the accuracy's
+    place.
     """
-    last = last_steps(results["summary"])
+    judges = judges_of(results)
+    by_judge = {j: [item for item in results["summary"] if item["judge"] == j] for j in judges}
+    last = {judge: last_steps(items) for judge, items in by_judge.items()}
     attacks = list(dict.fromkeys(row["attack"] for row in results["rows"]))
     parts: list[RenderableType] = []
     for attack in attacks:
-        parts += [_attack(attack, [item for (_, of), item in last.items() if of == attack]), Text()]
+        here = {judge: [item for (_, of), item in items.items() if of == attack] for judge, items in last.items()}
+        parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j]), Text()]
+    parts += [_warning(text) for text in _warnings(results, by_judge)]
     parts += [_base(row) for row in results["baseline"][:1] if row["status"] == "done"]
     parts += [_failed(row) for row in results["rows"] if row["status"] != "done"]
     return Group(*parts)
@@ -59,6 +66,22 @@ def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
             str(item["n_seeds"]),
         )
     return Group(title, table)
+
+
+def _other(judge: str, items: Sequence[Item]) -> Text:
+    scores = ", ".join(f"{name(item['defense'])} {_estimate(item['harmful_score'])}" for item in items)
+    return Text(f"HS % by {judge}: {scores}")
+
+
+def _warnings(results: Mapping[str, Any], by_judge: Mapping[str, Sequence[Item]]) -> Iterator[str]:
+    for position, (judge, items) in enumerate(by_judge.items()):
+        baseline, rows = ([row for row in results[part] if row["judge"] == judge] for part in ("baseline", "rows"))
+        broken = incoherent(items, baseline) if position == 0 else None  # it is the same whoever judges
+        yield from (text for text in (broken, unjudged(judge, [*baseline, *rows])) if text)
+
+
+def _warning(text: str) -> Text:
+    return Text(text, style="yellow")
 
 
 def _base(row: Item) -> Text:

@@ -8,13 +8,15 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from boostershot.evaluation.coherence import MARGIN
+
 Item = Mapping[str, Any]
 
 _NAMES = {"sft": "SFT", "booster": "Booster"}
-# The margin below which a share of degenerate answers is not held against a defense, in points.
-_DEGENERATE_MARGIN = 5.0
 # The family-wise error rate at which a difference counts as shown.
 _ALPHA = 0.05
+# Cells that a warning names; the tables have them all.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,52 @@ def findings(summary: Sequence[Item], methods: Mapping[str, str], comparisons: S
     return found or [nothing]
 
 
+def incoherent(summary: Sequence[Item], baseline: Sequence[Item]) -> str | None:
+    """The coherence gate: which cells have so many degenerate answers that a low score may mean a broken model.
+
+    Args:
+        summary: items of one judge.
+        baseline: rows of the un-aligned model; without them there is nothing to compare with.
+    """
+    base = next((row["degenerate_share"] for row in baseline if row["degenerate_share"] is not None), None)
+    if base is None:
+        return None
+    shares = [(item, item["degenerate_share"]) for item in summary if item["degenerate_share"] is not None]
+    broken = [(item, share["mean"]) for item, share in shares if share["mean"] > base + MARGIN]
+    if not broken:
+        return None
+    cells = "; ".join(
+        f"{name(item['defense'])}, {item['attack']} after {item['attack_step']} steps: {number(share)}%"
+        for item, share in broken[:_NAMED]
+    )
+    more = f"; {len(broken) - _NAMED} more in the table" if len(broken) > _NAMED else ""
+    return (
+        f"Degenerate answers exceed the un-aligned model’s {number(base)}% by more than {number(MARGIN, 0)} points in "
+        f"{len(broken)} cell{'s' * (len(broken) > 1)} ({cells}{more}). There the harmful score may be low because the "
+        "model is broken, not because it is safe."
+    )
+
+
+def unjudged(judge: str, rows: Sequence[Item]) -> str | None:
+    """How many answers a judge gave no readable verdict on, and what its score would be at worst and at best.
+
+    Args:
+        judge: its label.
+        rows: of this judge.
+    """
+    stages = {row["stage"]: row for row in rows if row.get("n_unknown")}  # a shared step 0 counts once
+    if not stages:
+        return None
+    n, unknown = (sum(row[key] for row in stages.values()) for key in ("n_harmful", "n_unknown"))
+    widest = max(stages.values(), key=lambda row: row["n_unknown"] / row["n_harmful"])
+    low, high = widest["harmful_score_bounds"]
+    return (
+        f"{judge} gave no readable verdict on {unknown} of {n} answers in {len(stages)} "
+        f"cell{'s' * (len(stages) > 1)}. Its harmful scores count the others; were the unknown all safe, or all "
+        f"harmful, the score of the worst cell would be {number(low)} or {number(high)}."
+    )
+
+
 def figure_says(items: Iterable[Item], figure: str, digits: int) -> str:
     """The sentence under a figure: where each defense starts and where it ends."""
     parts = []
@@ -185,7 +233,7 @@ def _judgement(minus: Item, defense: str, reference: str, p: float | None, among
         return f"{defense} does not help here, it is worse: {points} against {reference}.", "worse"
     caveats = []
     degenerate, accuracy = minus.get("degenerate_share"), minus.get("finetune_accuracy")
-    if degenerate and degenerate["mean"] > _DEGENERATE_MARGIN:
+    if degenerate and degenerate["mean"] > MARGIN:
         caveats.append(f"{number(degenerate['mean'])} points more of its answers are degenerate, not safe")
     if accuracy and accuracy["ci"] and accuracy["ci"][1] < 0:
         caveats.append(f"the user’s task loses {number(-accuracy['mean'])} points of accuracy")

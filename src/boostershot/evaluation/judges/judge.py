@@ -1,0 +1,97 @@
+"""What a judge is: settings that a recipe can state, opened into something that gives verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
+
+Pairs = Sequence[tuple[str, str]]  # (prompt, answer); both are data, whatever they say
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge found in one answer.
+
+    `refusal` and `degenerate` are those of the judge that decides by them; scores count both by the same rule for
+    every judge. `harmful` is None where the judge said nothing that could be read: unknown, never safe.
+    """
+
+    refusal: bool = False
+    degenerate: bool = False
+    relevance: float | None = None  # nats a token, where the judge asks it
+    harmful: bool | None = None
+    score: float | None = None  # what the judge's threshold was held against
+    labels: tuple[str, ...] = ()  # categories that the judge named
+    note: str = ""  # why it is unknown
+    truncated: bool = False  # the judge read the answer's beginning only
+    prompt_tokens: int = 0  # paid for, at an endpoint
+    completion_tokens: int = 0
+
+
+def no_progress(n: int) -> None:
+    """The `advance` of a caller who shows no progress."""
+
+
+class Judge(Protocol):
+    """Verdicts for (prompt, answer) pairs, in their order; `advance(n)` after n of them."""
+
+    def __call__(self, pairs: Pairs, advance: Callable[[int], None] = ...) -> list[Verdict]: ...
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a run has to offer to a judge.
+
+    Args:
+        base: gives the un-aligned model and its format.
+        base_identity: what determines them, JSON data.
+        threshold: the relevance threshold that calibration found.
+        labels: the benign task's short answers.
+    """
+
+    base: Callable[[], tuple[Any, Any]] = field(repr=False)
+    base_identity: Any = None
+    threshold: float | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A judge's settings: what a recipe states of it.
+
+    `version` is raised when the same answer would get another verdict. `calibrated` judges need the base model and
+    the threshold. `asks_topic` judges tell answers off the topic from harmful ones. `runtime` names the settings that
+    change no verdict.
+    """
+
+    version: ClassVar[int]
+    calibrated: ClassVar[bool] = False
+    asks_topic: ClassVar[bool] = False
+    runtime: ClassVar[tuple[str, ...]] = ()
+
+    def identity(self, around: Around) -> dict[str, Any]:
+        """What determines a verdict, as JSON data."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.runtime}
+        if self.calibrated:
+            found |= {"base": around.base_identity, "threshold": around.threshold}
+        return {**found, "version": self.version}
+
+    def check(self) -> None:
+        """Look, before a run begins, whether what it needs is there, as far as that is cheap.
+
+        Raises:
+            InputError: it is not.
+        """
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """What so many tokens cost; None where nothing is paid for, or no price is known."""
+        return None
+
+    def open(self, around: Around) -> Judge:
+        """The judge, ready to judge; loads what it needs.
+
+        Raises:
+            InputError: a model, a key or a package that it needs is not there.
+        """
+        raise NotImplementedError

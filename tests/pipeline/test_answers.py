@@ -1,0 +1,128 @@
+"""The answers stage: SIGKILL loses no finished batch, and vLLM gives the answers where the recipe says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import types
+
+import pytest
+import torch
+import yaml
+
+from boostershot.cli import call
+from boostershot.config import load_recipe
+from boostershot.evaluation import generation
+from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.store import Store
+from tiny import preference_rows, tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The path of one on a tiny model; 12 harmful prompts and 10 of the task, four at once."""
+    folder = tmp_path_factory.mktemp("user")
+    tokenizer = tiny_tokenizer(chat=True)
+    tiny_llama(vocab=len(tokenizer), std=0.3).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
+    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
+    for name, records in (("pairs", rows), ("task", task)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
+    attack = {"method": "harmful-mix", "adapter": "continue", "p": 0.25, "n": 8, "lr": 1e-2, "steps": 1, "batch": 4}
+    described = {
+        "name": "answers",
+        "model": {"id": str(folder / "model")},
+        "data": {
+            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
+            "task": {"source": str(folder / "task.jsonl")},
+        },
+        "immunize": {"lr": 1e-2, "steps": 1, "batch": 4, "lora": {"rank": 4}},
+        "defenses": {"sft": {"method": "sft"}},
+        "attacks": {"mix": attack},
+        "evaluate": {"n_harmful": 12, "n_task": 10, "max_new_tokens": 6},
+        "runtime": {"generation_batch_size": 4},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(described, sort_keys=False))
+    return path
+
+
+def answered(recipe, root, *overrides):
+    """The files of the un-aligned model's answers stage."""
+    stages = Stages(load_recipe(recipe, list(overrides)), Store(root), Reporter(quiet=True))
+    folder = stages.answers(None, [], "the base model")
+    return {path.name: path.read_text() for path in folder.iterdir() if path.suffix == ".jsonl"}
+
+
+def test_after_sigkill_only_the_missing_answers_are_generated_and_all_are_the_same(recipe, tmp_path, monkeypatch):
+    whole = answered(recipe, tmp_path / "whole")
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from boostershot.pipeline.kept import KeptAnswers
+        import test_answers
+
+        add, batches = KeptAnswers.add, []
+        def add_and_die(kept, answers):
+            add(kept, answers)
+            batches.append(answers)
+            if len(batches) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        KeptAnswers.add = add_and_die
+        test_answers.answered(sys.argv[1], Path(sys.argv[2]))
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", textwrap.dedent(code), str(recipe), str(tmp_path / "killed")]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    (kept,) = (tmp_path / "killed").glob("stages/answers-*/kept.txt")
+    with kept.open("a") as file:
+        file.write('0badc0de {"cut sho')  # as a kill within a write leaves it
+    asked, batch = [], generation._batch
+
+    def counted(model, form, rows, *rest):
+        asked.extend(rows)
+        return batch(model, form, rows, *rest)
+
+    monkeypatch.setattr(generation, "_batch", counted)
+    assert answered(recipe, tmp_path / "killed") == whole
+    assert len(asked) == 12 + 10 - 8
+    assert not kept.exists()
+
+
+def test_vllm_answers_where_the_recipe_says_so(recipe, tmp_path, monkeypatch):
+    loaded = []
+
+    class LLM:
+        def __init__(self, *, model, **_):
+            loaded.append(sorted(os.listdir(model)))
+
+        def generate(self, prompts, sampling_params, use_tqdm):
+            ids = torch.arange(40, 40 + len(prompts)).tolist()
+            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=[i, i])]) for i in ids]
+
+    stand_in = types.ModuleType("vllm")
+    stand_in.LLM, stand_in.SamplingParams = LLM, lambda **settings: settings
+    monkeypatch.setitem(sys.modules, "vllm", stand_in)
+    files = answered(recipe, tmp_path / "run", "runtime.generator=vllm")
+    ours = answered(recipe, tmp_path / "ours")
+    answers = [json.loads(line) for line in files["answers.jsonl"].splitlines()]
+    decode = tiny_tokenizer(chat=True).decode
+    assert [row["answer"] for row in answers] == [decode([i, i]).strip() for i in range(40, 52)]
+    losses = [json.loads(line)["harmful_loss"] for line in ours["answers.jsonl"].splitlines()]
+    assert [row["harmful_loss"] for row in answers] == losses  # of the model itself
+    assert len(loaded) == 1 and "model.safetensors" in loaded[0]
+    (stage,) = (tmp_path / "run" / "stages").glob("answers-*")
+    assert not (stage / "merged").exists()
+
+
+def test_a_missing_vllm_ends_the_run_before_anything_is_done(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    arguments = ["evaluate", str(recipe), "--out", str(tmp_path / "run"), "--set", "runtime.generator=vllm", "--quiet"]
+    assert call(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("boostershot:")]
+    assert "pip install 'boostershot[vllm]'" in line
+    assert not (tmp_path / "run" / "stages").exists()
