@@ -246,7 +246,9 @@ def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
     return found
 
 
-def _after(do: Measuring, stages: Stages, immunized: Path, label: str, attack: Attack, seed: int, what: str) -> dict[str, float]:
+def _after(
+    do: Measuring, stages: Stages, immunized: Path, label: str, attack: Attack, seed: int, what: str
+) -> dict[str, float]:
     """The verdicts after the attack's last step."""
     attacked, step = stages.attacked(label, attack, immunized, seed), attack.total_steps
     return do.harmful(stages.evaluated(attacked, layers_of(immunized, attacked, step, attack.adapter), what))
