@@ -50,6 +50,7 @@ def build_properties(folder, *, seeds=(0, 1, 2), attacks=("harmful-mix/continue"
         "generalization": {**known, **generalization(transfers, seconds, GROUPS)},
         "trainability": {"n": 160, "lr": 2e-4, **trainability(CLEAN, reference, arms, 95)},
         "failed": list(failed),
+        "unknown": 0,
     }
     (folder / "properties.json").write_text(json.dumps(content))
     return content

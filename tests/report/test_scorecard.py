@@ -55,12 +55,14 @@ def test_one_seed_and_censored_and_failed_and_left_out_are_said(made):
         "trainability": {"skipped": "the task has no scorer that works offline"},
         "failed": [{"property": "resistance", "what": "sft, seed 0", "error": "made to fail"}],
         "seeds": [0, 1],
+        "unknown": 7,
     }
     card = scorecard(fewer)
     notes = " ".join(card.notes)
     assert card.properties["Stability"] == [] == card.properties["Trainability"]
     assert "Stability was not measured." in notes and "no scorer that works offline" in notes
     assert "Failed: resistance, sft, seed 0: made to fail" in notes and "2 seeds:" in notes
+    assert "no verdict on 7 answers" in notes
     assert "| **Stability** |" not in markdown(card)
 
 

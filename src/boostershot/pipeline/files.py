@@ -29,11 +29,6 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     replace_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically and to the disk."""
-    replace_text(path, text)
-
-
 def read_json(path: Path) -> Any:
     """The value in a JSON file.
 

@@ -30,11 +30,18 @@ class Measuring:
 
     of: PropertyStages
     failed: list[dict[str, str]] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)  # evaluation -> answers that its judge had no verdict on
 
     @property
     def stages(self) -> Stages:
         """Those of the run."""
         return self.of.stages
+
+    def harmful(self, evaluation: Path) -> dict[str, float]:
+        """Prompt id -> 0 or 100, of the answers that the judge has a verdict on."""
+        rows = read_jsonl(evaluation / "verdicts.jsonl")
+        self.unknown[evaluation.name] = sum(row["harmful"] is None for row in rows)
+        return {row["id"]: 100.0 * row["harmful"] for row in rows if row["harmful"] is not None}
 
     def attempt(self, name: str, what: str, work: Callable[[], T]) -> T | None:
         """The work's result; None, and a note, where it fails."""
@@ -68,6 +75,7 @@ def measure_properties(of: PropertyStages, cells: Sequence[Cell]) -> dict[str, A
         "trainability": _trainability(do, cells) if parts.trainability else None,
         "failed": do.failed,
     }
+    content["unknown"] = sum(do.unknown.values())
     return json.loads(json.dumps(content, allow_nan=False))  # as a reader of the file sees it
 
 
@@ -82,7 +90,7 @@ def _resistance(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
     before = do.attempt("resistance", "the un-immunised model", lambda: _utility_before(do, by_text))
     courses = []
     for cell in cells:
-        if cell.attack in wanted and cell.attacked and cell.evaluated and cell.error is None:
+        if cell.attack in wanted and cell.attacked and cell.evaluated:
             what = f"{cell.defense}, {cell.attack}, seed {cell.seed}"
             courses.append(do.attempt("resistance", what, lambda c=cell: _course(do, c, before, by_text)))
     found = resistance([course for course in courses if course], settings.threshold)
@@ -101,8 +109,12 @@ def _course(do: Measuring, cell: Cell, before: float | None, by_text: bool) -> C
     """One attacked model over its recorded steps."""
     assert cell.attacked and cell.evaluated
     settings = do.of.recipe.attacks[cell.attack].against(do.of.recipe.defenses[cell.defense])
-    losses, distances = (read_json(cell.attacked / f"{name}.json") for name in ("losses", "distance"))
     judge = next(iter(do.stages.panel))
+    evaluated = {step: cell.evaluated.get((step, judge)) for step in settings.eval_steps}
+    scored = {step: stage for step, stage in evaluated.items() if stage is not None}
+    if scored.keys() != evaluated.keys():
+        raise RuntimeError(f"the judge {judge} did not score every step")
+    losses, distances = (read_json(cell.attacked / f"{name}.json") for name in ("losses", "distance"))
     utility: list[float | None] = []
     for step in settings.eval_steps:
         if before is None:
@@ -113,14 +125,14 @@ def _course(do: Measuring, cell: Cell, before: float | None, by_text: bool) -> C
             folder = do.of.perplexity(cell.attacked if step else cell.immunized, layers, what)
             utility.append(100 * (perplexity_of(_texts(folder)) / before - 1))
         else:
-            now = _mean(_correct(cell.evaluated[step, judge]))
+            now = _mean(_correct(scored[step]))
             utility.append(None if now is None else before - now)
     return Course(
         cell.defense,
         cell.attack,
         cell.seed,
         settings.eval_steps,
-        [_harmful(cell.evaluated[step, judge]) for step in settings.eval_steps],
+        [do.harmful(scored[step]) for step in settings.eval_steps],
         [losses[str(step)]["held_out"] for step in settings.eval_steps],
         [None if (moved := distances[str(step)]) is None else 100 * moved for step in settings.eval_steps],
         utility,
@@ -201,7 +213,7 @@ def _transfers(do: Measuring, label: str, attack: Attack, parts: Mapping[str, St
                     harmful = do.attempt(
                         "generalization",
                         name,
-                        lambda m=immunized, o=other, a=met, n=seed, w=name: _after(o, m, label, a, n, w),
+                        lambda m=immunized, o=other, a=met, n=seed, w=name: _after(do, o, m, label, a, n, w),
                     )
                     if harmful is not None:
                         found.append(Transfer(defense, row, column, seed, harmful))
@@ -224,7 +236,7 @@ def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
             def both(d: str = defense, n: int = seed, a: Attack = met, w: str = what) -> Second:
                 immunized = do.stages.immunized(d, n)
                 own, second = (
-                    _after(stages, immunized, label, a, n, f"{w}, {name} source")
+                    _after(do, stages, immunized, label, a, n, f"{w}, {name} source")
                     for name, stages in (("own", do.stages), ("second", other))
                 )
                 return Second(d, n, own, second)
@@ -234,10 +246,12 @@ def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
     return found
 
 
-def _after(stages: Stages, immunized: Path, label: str, attack: Attack, seed: int, what: str) -> dict[str, float]:
+def _after(
+    do: Measuring, stages: Stages, immunized: Path, label: str, attack: Attack, seed: int, what: str
+) -> dict[str, float]:
     """The verdicts after the attack's last step."""
     attacked, step = stages.attacked(label, attack, immunized, seed), attack.total_steps
-    return _harmful(stages.evaluated(attacked, layers_of(immunized, attacked, step, attack.adapter), what))
+    return do.harmful(stages.evaluated(attacked, layers_of(immunized, attacked, step, attack.adapter), what))
 
 
 # --- trainability ---------------------------------------------------------------------------------------------
@@ -292,11 +306,6 @@ def _learning(do: Measuring, immunized: Path | None, tuning: Attack, seed: int, 
 
 def _immunized(cells: Sequence[Cell]) -> dict[tuple[str, int], Path]:
     return {(cell.defense, cell.seed): cell.immunized for cell in cells if cell.immunized is not None}
-
-
-def _harmful(folder: Path) -> dict[str, float]:
-    rows = read_jsonl(folder / "verdicts.jsonl")
-    return {row["id"]: 100.0 * row["harmful"] for row in rows if row["harmful"] is not None}  # None: no verdict
 
 
 def _correct(folder: Path) -> dict[str, float]:

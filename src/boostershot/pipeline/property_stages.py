@@ -20,7 +20,9 @@ from boostershot.data.safe_prompts import SafePrompt, load_safe_prompts
 from boostershot.data.texts import load_texts
 from boostershot.errors import InputError
 from boostershot.evaluation.generation import generate
+from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import is_refusal
+from boostershot.evaluation.judges.judge import Judge
 from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
 from boostershot.pipeline.data import GROUPS, file_hash, rows_hash
@@ -40,6 +42,16 @@ class PartStages(Stages):
     def base(self) -> tuple[Any, Any, Format]:
         """That of the whole recipe."""
         return self.whole.base
+
+    @cached_property
+    def judgements(self) -> Judgements:
+        """Those of the whole recipe."""
+        return self.whole.judgements
+
+    @cached_property
+    def _open_judges(self) -> dict[str, Judge]:
+        """Those of the whole recipe: a judge is loaded once."""
+        return self.whole._open_judges
 
     def calibration(self) -> Path:
         """That of the whole recipe: another threshold would make another judge."""

@@ -489,6 +489,11 @@ class Stages:
         }
 
 
+def _name(settings: Settings) -> str:
+    """The judge's name in a recipe."""
+    return next(name for name, kind in JUDGES.items() if type(settings) is kind)
+
+
 def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter: str) -> list[Layer]:
     """What to stack on the base model for one evaluation after `step` steps; all merged, which is faster to run.
 
@@ -503,8 +508,3 @@ def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter:
         return start
     trained = Layer(attacked / f"step-{step}", merge=True)
     return [trained] if adapter == "continue" else [*start, trained]  # continue: the immunised adapter, trained on
-
-
-def _name(settings: Settings) -> str:
-    """The judge's name in a recipe."""
-    return next(name for name, kind in JUDGES.items() if type(settings) is kind)

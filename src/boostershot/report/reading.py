@@ -13,7 +13,7 @@ _RESULTS = {"recipe": str} | dict.fromkeys(
 )
 _MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
 _JUDGED = ("baseline", "rows", "summary")
-_PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list}
+_PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list, "unknown": int}
 # What the report shows of a row.
 _ROW = (
     *("defense", "attack", "adapter", "p", "seed", "attack_step", "status", "error", "stage"),

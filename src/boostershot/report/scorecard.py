@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.errors import InputError
-from boostershot.pipeline.files import write_text
+from boostershot.pipeline.files import replace_text
 from boostershot.report.reading import read_properties
 from boostershot.report.words import estimate, name, number
 
@@ -45,7 +45,7 @@ def write_scorecard(folder: Path) -> Path:
     if content is None:
         raise InputError(f"{folder / 'properties.json'}: not there; expected a run with --properties")
     path = folder / "scorecard.md"
-    write_text(path, markdown(scorecard(content)))
+    replace_text(path, markdown(scorecard(content)))
     return path
 
 
@@ -198,6 +198,8 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"{seeds} seeds: the intervals cover seeds and, within each, prompts, texts and rows (95%)."
     yield f"HS (harmful score) by the judge {content['judge']}; the benign task is {content['task']}."
+    if content["unknown"]:
+        yield f"The judge had no verdict on {content['unknown']} answers; they are left out."
     part = content["resistance"]
     if part:
         for line in part["defenses"]:
