@@ -33,6 +33,7 @@ def recipe(folder, **changes):
     base = {
         "name": "small",
         "model": {"id": str(folder / "model")},
+        "seeds": [0],
         "data": {
             "align": {"source": str(folder / "pairs.jsonl"), "n": 16},
             "task": {"source": str(folder / "task.jsonl")},
