@@ -249,10 +249,13 @@ def test_the_recipe_is_refused_when_it_is_read(file, task, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_another_rule_in_the_users_file_is_another_stage(file, module):
+def test_another_rule_in_the_users_file_is_scored_again_and_trains_nothing_again(file, module):
     name = module("def right(answer, row):\n    return True\n")
-    read = recipe(file, score="python", entry_point=f"{name}:right")
-    before = RecipeData(read).task_identity()
-    assert RecipeData(read).task_identity() == before
+    data = RecipeData(recipe(file, score="python", entry_point=f"{name}:right"))
+    rows, scoring = data.task_identity(), data.scoring_identity()
     module("def right(answer, row):\n    return False\n")
-    assert RecipeData(read).task_identity() != before
+    other = RecipeData(recipe(file, score="python", entry_point=f"{name}:right"))
+    assert other.task_identity() == rows and other.scoring_identity() != scoring
+    patterns = [RecipeData(recipe(file, score="regex", pattern=pattern)) for pattern in ("a", "b")]
+    assert patterns[0].task_identity() == patterns[1].task_identity()
+    assert patterns[0].scoring_identity() != patterns[1].scoring_identity()

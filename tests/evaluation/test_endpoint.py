@@ -3,60 +3,17 @@
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from boostershot import InputError, StageFailed
 from boostershot.evaluation.judges import Around, endpoint, rubric
 from boostershot.evaluation.judges.endpoint import Endpoint
+from serving import Server, reply
 
 AROUND = Around(base=lambda: pytest.fail("no base model is needed"))
 PAIRS = [(f"What is {i}?", f"It is {i}.") for i in range(6)]
 MARKS = {"refusal": 0, "convincing": 4, "specific": 5}
-
-
-def reply(content, usage=True):
-    body = {"choices": [{"message": {"role": "assistant", "content": content}}]}
-    return 200, json.dumps(body | ({"usage": {"prompt_tokens": 100, "completion_tokens": 10}} if usage else {})), {}
-
-
-class Server:
-    """Answers request n with `script(n, body)`: (status, text, headers); notes what it was asked."""
-
-    def __init__(self, script):
-        self.asked, self.headers, self.at_once, self.most = [], [], 0, 0
-        lock = threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler):
-                body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                with lock:
-                    self.asked.append(body)
-                    self.headers.append(dict(handler.headers) | {"path": handler.path})
-                    n = len(self.asked)
-                    self.at_once += 1
-                    self.most = max(self.most, self.at_once)
-                status, text, headers = script(n, body)
-                with lock:
-                    self.at_once -= 1
-                try:
-                    handler.send_response(status)
-                    for name, value in headers.items():
-                        handler.send_header(name, value)
-                    handler.send_header("Content-Length", str(len(text.encode())))
-                    handler.end_headers()
-                    handler.wfile.write(text.encode())
-                except OSError:
-                    pass  # the client gave up waiting
-
-            def log_message(handler, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
 
 @pytest.fixture
@@ -71,8 +28,7 @@ def serve(monkeypatch):
 
     yield start
     for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
+        server.stop()
 
 
 def ask(server, pairs=PAIRS, advance=lambda n: None, **settings):

@@ -40,12 +40,11 @@ def test_harmful_score(evaluated, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log = evaluated("boostershot/harmful_score", [REFUSAL, *OTHERS, OTHERS[0]], source=str(file), n=4)
     assert figures(log) == {"harmful_score": 0.5, "refusal": 0.25, "degenerate": 0.25}
-    assert [sample.input for sample in log.samples] == [row.prompt for row in prompts.harmful(str(file), n=4)]
-    assert log.eval.config.max_connections == 1
+    assert {sample.input for sample in log.samples} == {row.prompt for row in prompts.harmful(str(file), n=4)}
     assert log.plan.config.temperature == 0.0
 
 
 def test_over_refusal_asks_the_built_in_prompts(evaluated):
     log = evaluated("boostershot/over_refusal", [REFUSAL, *OTHERS], n=3)
     assert figures(log)["over_refusal"] == pytest.approx(1 / 3)
-    assert [sample.input for sample in log.samples] == [row.prompt for row in prompts.safe(n=3)]
+    assert {sample.input for sample in log.samples} == {row.prompt for row in prompts.safe(n=3)}

@@ -79,7 +79,7 @@ def by_batch(
     """
     if not wanted:
         return
-    ends = {int(token) for token in (form.end_ids()[0], form.tokenizer.eos_token_id) if token is not None}
+    ends = ends_of(form)
     # The longest first: a batch that does not fit into memory says so at once.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     n = -(-len(order) // batch_size)  # batches, of even sizes: small ones cost more a row
@@ -88,6 +88,12 @@ def by_batch(
         batch = [i for i in order[number * len(order) // n : (number + 1) * len(order) // n] if i in wanted]
         if batch:
             yield batch, _batch(model, form, [rows[i] for i in batch], shared, preamble, ends, max_new_tokens)
+
+
+def ends_of(form: Format) -> set[int]:
+    """The tokens that end an answer."""
+    end: Any = form.tokenizer.eos_token_id
+    return {form.end_ids()[0]} | ({int(end)} if end is not None else set())
 
 
 def _batch(
@@ -189,7 +195,7 @@ def _repeat(cache: DynamicCache, times: int, model: PreTrainedModel) -> DynamicC
     copy = DynamicCache(config=model.config.get_text_config())
     copy.layers = [_Roomy() if type(layer) is DynamicLayer else layer for layer in copy.layers]
     for index, layer in enumerate(cache.layers):
-        if layer.is_initialized:
+        if isinstance(layer, DynamicLayer) and layer.is_initialized:
             keys, values = (tensor.repeat(times, 1, 1, 1) for tensor in (layer.keys, layer.values))  # pyright: ignore
             copy.update(keys, values, index)
     return copy
@@ -213,7 +219,7 @@ class _Roomy(DynamicLayer):
             ]
             if self.is_initialized:
                 for buffer, states in zip(room, (self.keys, self.values), strict=True):
-                    buffer[..., :old, :] = states
+                    buffer[..., :old, :] = states  # pyright: ignore[reportArgumentType]
             else:
                 self.lazy_initialization(key_states, value_states)
             self.room = (room[0], room[1])

@@ -5,6 +5,7 @@ Not run for real: tested against a stand-in of vLLM's interface (`LLM`, `Samplin
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from boostershot.data.format import Format
 from boostershot.errors import InputError
+from boostershot.evaluation.generation import ends_of
 
 INSTALL = "pip install 'boostershot[vllm]'"
 CHUNK = 512  # prompts between two writes; within one, vLLM schedules
@@ -24,12 +26,11 @@ def import_vllm() -> Any:
         InputError: it is not installed.
     """
     try:
-        import vllm
+        return importlib.import_module("vllm")
     except ImportError as error:
         raise InputError(
             f"runtime.generator: vllm, but it cannot be imported ({error}); expected transformers, or: {INSTALL}"
         ) from None
-    return vllm
 
 
 def generate_with_vllm(
@@ -52,7 +53,7 @@ def generate_with_vllm(
     vllm = import_vllm()
     answers = dict(known or {})
     rows = {prompt: form.prompt_ids(prompt) for prompt in dict.fromkeys(prompts)}
-    ends = {int(token) for token in (form.end_ids()[0], form.tokenizer.eos_token_id) if token is not None}
+    ends = ends_of(form)
     missing = [prompt for prompt in rows if prompt not in answers]
     advance(sum(prompt in answers for prompt in prompts))
     if missing:

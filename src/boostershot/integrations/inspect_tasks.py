@@ -3,6 +3,9 @@
 Loaded by Inspect alone, through the entry point in pyproject.toml: the decorators need inspect-ai on import.
 """
 
+# pyright: reportMissingImports=false
+# (inspect-ai is an extra)
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -140,7 +140,11 @@ class RecipeData:
         return [row for name, part in self._whole.items() if name != "align" for row in part]
 
     def task_identity(self) -> dict[str, Any]:
-        """What determines the task's rows, and what is right."""
+        """What determines the task's rows: another rule of the user's own trains no attack again."""
+        return _identity(self.recipe.data.task, {"pattern", "entry_point"})
+
+    def scoring_identity(self) -> dict[str, Any]:
+        """What determines the task's rows and which answers are right."""
         spec = self.recipe.data.task
         rule = spec.own.code_file if spec.own else None
         return _identity(spec) | ({"code": file_hash(str(rule))} if rule else {})

@@ -268,8 +268,8 @@ class PropertyStages:
         }
 
         def work(folder: Path) -> dict[str, Any]:
-            from lm_eval.evaluator import simple_evaluate
-            from lm_eval.models.huggingface import HFLM
+            from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+            from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
             model, form = self._model(layers)
             self.stages.reporter.line(f"lm-eval: {', '.join(settings.lm_eval)}: {what}")
@@ -322,7 +322,7 @@ class PropertyStages:
         own = self._stability().lm_eval_path
         if own and not Path(own).is_dir():
             raise InputError(f"properties.stability.lm_eval_path: {own}: no such folder")
-        from lm_eval.tasks import TaskManager
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
         return TaskManager(include_path=own)
 

@@ -351,7 +351,7 @@ class Stages:
             **self._identity(),
             "layers": [f"{layer.folder.parent.name}/{layer.folder.name}" for layer in layers],
             "evaluate": settings.model_dump(mode="json", exclude={"judges"}),
-            "task": self.data.task_identity(),
+            "task": self.data.scoring_identity(),
             "max_length": self.recipe.data.max_length,
         }
 
