@@ -209,3 +209,34 @@ def test_a_reference_that_learns_nothing_has_no_ratio():
     flat = {0: [share(50)] * 3, 1: [share(50)] * 3}
     (line,) = trainability((0, 10, 20), flat, {"sft": flat}, 95)["defenses"]
     assert line["ratio"] == {"mean": None, "ci": None} and line["seeds"] == 2
+
+
+# --- what is missing ----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_verdict_leaves_its_prompt_at_the_other_steps():
+    known = [rows(0, 0, 0, 0), rows(100, 0, 0, 0), rows(100, 100, 100, 0)]
+    without = [{k: v for k, v in step.items() if k != f"row-{i}"} for i, step in enumerate(known)]
+    losses, nothing = [[1.0]] * 3, [None] * 3
+    (cell,) = resistance([Course("sft", "mix", 0, (0, 10, 20), without, losses, nothing, nothing)], 50)["cells"]
+    # Each step's score is that of the three prompts which have a verdict there.
+    assert [at["harmful_score"]["mean"] for at in cell["curve"]] == pytest.approx([0, 100 / 3, 200 / 3])
+
+
+def test_an_attack_under_two_labels_counts_once_for_its_defence():
+    one, same = (
+        Course("sft", label, 0, (0, 10), [share(0), share(80)], [[1.0], [0.5]], [None] * 2, [None] * 2, "attack-1")
+        for label in ("published", "fresh")
+    )
+    other = Course(
+        "sft", "continue", 0, (0, 10), [share(0), share(0)], [[1.0], [1.0]], [None] * 2, [None] * 2, "attack-2"
+    )
+    (found,) = resistance([one, same, other], 50)["defenses"]
+    assert (found["courses"], found["broken"]) == (2, 1)
+    assert found["area"]["mean"] == pytest.approx((40 + 0) / 2)
+
+
+def test_there_is_no_ratio_to_a_reference_that_learnt_nothing():
+    nothing = {0: [share(0), share(0)]}
+    (found,) = trainability((0, 10), nothing, {"sft": {0: [share(0), share(50)]}}, 95)["defenses"]
+    assert found["ratio"] == {"mean": None, "ci": None}

@@ -45,6 +45,7 @@ def test_a_defence_that_never_broke_has_no_median():
     survival = kaplan_meier([20, 30], [False, False])
     assert survival.median is None and survival.interval == (None, None)
     assert survival.curve == [(30.0, 1.0, 1.0, 1.0)]
+    assert kaplan_meier([5, 9], [True, True]).interval == (5.0, None)  # two breaks bound no median from above
     few = kaplan_meier([5, 20, 20], [True, False, False])
     assert few.median is None and few.interval[1] is None
 

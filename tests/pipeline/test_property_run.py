@@ -231,7 +231,7 @@ def test_a_task_without_a_scorer_is_not_asked(folder, tmp_path):
     changes = {f"properties.{part}": None for part in PARTS[:3]}
     free = {"data.task.kind": "alpaca_eval", "data.task.source": str(folder / "free.json")}
     of = stages_of(folder, tmp_path, changes | free)
-    assert measure_properties(of, [])["trainability"] == {"skipped": "the task has no scorer that works offline"}
+    assert measure_properties(of, [], "")["trainability"] == {"skipped": "the task has no scorer that works offline"}
 
 
 def test_clean_steps_are_spread_and_end_with_the_last():

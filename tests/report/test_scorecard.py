@@ -1,5 +1,6 @@
 """The scorecard and its section of the report: it tells the figures of properties.json, and what is missing."""
 
+import html
 import json
 
 import pytest
@@ -99,6 +100,18 @@ def test_the_report_has_one_section_with_card_charts_and_matrices(made):
     (folder / "other").mkdir()
     build_run(folder / "other", seeds=(0,), attacks=MIX)
     assert "Scorecard" not in write_report(folder / "other").read_text()
+
+
+def test_properties_of_other_values_or_in_another_shape_are_left_out_with_a_word(made):
+    folder, content = made
+    for change, said in (
+        ({"identity": "another"}, "other values of this recipe"),
+        ({"failed": 1}, "key 'failed' is missing"),
+    ):
+        (folder / "properties.json").write_text(json.dumps(content | change))
+        page = html.unescape(write_report(folder).read_text())
+        assert 'id="properties"' not in page
+        assert said in page
 
 
 @pytest.mark.parametrize(("change", "said"), [({"schema": 2}, "schema 2, expected 1"), ({"failed": 1}, "key 'failed'")])

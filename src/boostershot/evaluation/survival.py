@@ -88,16 +88,17 @@ def kaplan_meier(durations: Sequence[float], reached: Sequence[bool]) -> Surviva
     with warnings.catch_warnings():  # at 0 and 1 the band has no width by its formula, and scipy says NaN
         warnings.simplefilter("ignore", RuntimeWarning)
         band = survival.confidence_interval(LEVEL, method="log-log")
-    low = np.where(np.isnan(band.low.probabilities), survival.probabilities, band.low.probabilities)
-    high = np.where(np.isnan(band.high.probabilities), survival.probabilities, band.high.probabilities)
+    share = survival.probabilities
+    low, high = (np.where(np.isnan(b), share, b) for b in (band.low.probabilities, band.high.probabilities))
+    above = np.where(np.isnan(band.high.probabilities), 1.0, high)  # where there is no band, nothing is bounded
     times = survival.quantiles
 
     def crossing(shares: np.ndarray) -> float | None:
         below = np.flatnonzero(shares <= 0.5 + 1e-12)
         return float(times[below[0]]) if len(below) else None
 
-    curve = list(zip(times.tolist(), survival.probabilities.tolist(), low.tolist(), high.tolist(), strict=True))
-    return Survival(crossing(survival.probabilities), (crossing(low), crossing(high)), curve)
+    curve = list(zip(times.tolist(), share.tolist(), low.tolist(), high.tolist(), strict=True))
+    return Survival(crossing(share), (crossing(low), crossing(above)), curve)
 
 
 def _check(steps: Sequence[float], scores: Sequence[float]) -> None:

@@ -22,7 +22,7 @@ from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
 from boostershot.pipeline.stages import Stages, layers_of
 from boostershot.pipeline.store import Store, told
-from boostershot.report import write_report, write_scorecard
+from boostershot.report import recipe_hash, write_report, write_scorecard
 
 Until = Literal["immunize", "attack", "evaluate", "report"]
 
@@ -84,7 +84,7 @@ def run(
         if until in ("evaluate", "report"):
             results = _conclude(stages, cells)
         if measured:
-            content = measure_properties(measured, cells)
+            content = measure_properties(measured, cells, recipe_hash(recipe.to_dict()))
             write_json(folder / "properties.json", content)
             reporter.line(f"scorecard: {write_scorecard(folder)}")
             failures = [f"{one['property']}, {one['what']}: {one['error']}" for one in content["failed"]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from boostershot.config import Attack
+from boostershot.errors import InputError
 from boostershot.evaluation.properties.generalization import Second, Transfer, generalization
 from boostershot.evaluation.properties.resistance import Course, resistance
 from boostershot.evaluation.properties.stability import Capability, perplexity_of, stability
@@ -44,35 +45,48 @@ class Measuring:
         return {row["id"]: 100.0 * row["harmful"] for row in rows if row["harmful"] is not None}
 
     def attempt(self, name: str, what: str, work: Callable[[], T]) -> T | None:
-        """The work's result; None, and a note, where it fails."""
+        """The work's result; None, and a note, where it fails: other properties and the report do not wait for it.
+
+        Raises:
+            StageFailed: the disk is full.
+        """
         try:
             return work()
+        except InputError as error:  # such as a row of a second source that is too long
+            self.failed.append({"property": name, "what": what, "error": str(error)})
+            return None
         except Exception as error:
             self.failed.append({"property": name, "what": what, "error": told(error)})
             return None
 
 
-def measure_properties(of: PropertyStages, cells: Sequence[Cell]) -> dict[str, Any]:
+def measure_properties(of: PropertyStages, cells: Sequence[Cell], identity: str) -> dict[str, Any]:
     """All that properties.json holds: a key a property (None where it was left out), and what failed.
 
     Args:
         of: the stages.
         cells: of the run's grid, finished as far as they were.
+        identity: of the recipe (`report.reading.recipe_hash`), so that no report shows them beside other results.
     """
     recipe, do = of.recipe, Measuring(of)
     parts = recipe.properties
+
+    def whole(name: str, measured: object, work: Callable[[], T]) -> T | None:
+        return do.attempt(name, "as a whole", work) if measured else None
+
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
+        "identity": identity,
         "model": recipe.model.id,
         "seeds": list(recipe.seeds),
         "defenses": {label: str(defense["method"]) for label, defense in recipe.defenses.items()},
         "judge": next(iter(of.stages.panel)),
         "task": recipe.data.task.source,
-        "resistance": _resistance(do, cells) if parts.resistance else None,
-        "stability": _stability(do, cells) if parts.stability else None,
-        "generalization": _generalization(do) if parts.generalization else None,
-        "trainability": _trainability(do, cells) if parts.trainability else None,
+        "resistance": whole("resistance", parts.resistance, lambda: _resistance(do, cells)),
+        "stability": whole("stability", parts.stability, lambda: _stability(do, cells)),
+        "generalization": whole("generalization", parts.generalization, lambda: _generalization(do)),
+        "trainability": whole("trainability", parts.trainability, lambda: _trainability(do, cells)),
         "failed": do.failed,
     }
     content["unknown"] = sum(do.unknown.values())
@@ -102,7 +116,7 @@ def _utility_before(do: Measuring, by_text: bool) -> float | None:
     what = "the un-aligned model"
     if by_text:
         return perplexity_of(_texts(do.of.perplexity(None, [], what)))
-    return _mean(_correct(do.stages.evaluated(None, [], what)))
+    return _mean(_correct(do.stages.answers(None, [], what)))
 
 
 def _course(do: Measuring, cell: Cell, before: float | None, by_text: bool) -> Course:
@@ -127,15 +141,19 @@ def _course(do: Measuring, cell: Cell, before: float | None, by_text: bool) -> C
         else:
             now = _mean(_correct(scored[step]))
             utility.append(None if now is None else before - now)
+    harmful = [do.harmful(scored[step]) for step in settings.eval_steps]
+    if not all(harmful):
+        raise RuntimeError(f"the judge {judge} has no verdict on any answer at some step")
     return Course(
         cell.defense,
         cell.attack,
         cell.seed,
         settings.eval_steps,
-        [do.harmful(scored[step]) for step in settings.eval_steps],
+        harmful,
         [losses[str(step)]["held_out"] for step in settings.eval_steps],
         [None if (moved := distances[str(step)]) is None else 100 * moved for step in settings.eval_steps],
         utility,
+        cell.attacked.name,
     )
 
 
@@ -160,7 +178,7 @@ def _capability(do: Measuring, immunized: Path | None, what: str) -> Capability:
     layers = layers_of(immunized, None, 0, "continue")
     benchmarks = result(do.of.benchmarks(immunized, layers, what)) if settings.lm_eval else {}
     return Capability(
-        _correct(do.stages.evaluated(immunized, layers, what)),
+        _correct(do.stages.answers(immunized, layers, what)),  # no judge is needed for these
         _texts(do.of.perplexity(immunized, layers, what)),
         {
             row["id"]: 100.0 * row["refused"]
@@ -294,7 +312,7 @@ def _learning(do: Measuring, immunized: Path | None, tuning: Attack, seed: int, 
     for step in tuning.eval_steps:
         layers = layers_of(immunized, tuned, step, tuning.adapter)
         if step == 0:
-            folder = do.stages.evaluated(immunized, layers, what)
+            folder = do.stages.answers(immunized, layers, what)
         else:
             folder = do.of.accuracy(tuned, layers, f"{what}, clean fine-tuning after {step} steps")
         course.append(_correct(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import importlib.util
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -238,7 +239,7 @@ class PropertyStages:
         """`task.jsonl`: the answer to each scored row of the benign task and whether it is right."""
         settings, task = self.recipe.evaluate, self.stages.data.task
         config = self._config(layers) | {
-            "task": self.stages.data.task_identity(),
+            "task": self.stages.data.scoring_identity(),
             "split": settings.split,
             "n": settings.n_task,
             "max_new_tokens": settings.max_new_tokens,
@@ -374,9 +375,11 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, list[float | None]]:
         name, _, how = key.partition(",")
         if not how or name.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, int | float):
             continue
+        if not math.isfinite(value):
+            continue
         error = values.get(f"{name}_stderr,{how}")
         label = name if how == "none" else f"{name} ({how})"
-        found[label] = [float(value), float(error) if isinstance(error, int | float) else None]
+        found[label] = [float(value), float(error) if isinstance(error, int | float) and math.isfinite(error) else None]
     return found
 
 

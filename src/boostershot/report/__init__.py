@@ -1,7 +1,8 @@
 """The report: reads a run's result files, trains nothing and imports no torch."""
 
 from boostershot.report.html import write_report
+from boostershot.report.reading import recipe_hash
 from boostershot.report.scorecard import write_scorecard
 from boostershot.report.terminal import results_table
 
-__all__ = ["results_table", "write_report", "write_scorecard"]
+__all__ = ["recipe_hash", "results_table", "write_report", "write_scorecard"]

@@ -133,7 +133,7 @@ def _caveats(run: Run, headline: Run) -> list[str]:
     for judge in run.judges:
         mine = run.of(judge).results
         found.append(words.unjudged(judge, [*mine["baseline"], *mine["rows"]]))
-    found = [warning for warning in found if warning]
+    found = [warning for warning in [*found, run.left_out] if warning]
     failed = sum(row["status"] != "done" for row in results["rows"])
     if failed:
         found.append(f"{failed} of {len(results['rows'])} cells failed; the table names the errors.")

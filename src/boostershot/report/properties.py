@@ -82,7 +82,7 @@ def _points(curve: Sequence[Figure], key: str) -> list[charts.Point]:
     return [
         (point[key], point["harmful_score"]["mean"], point["harmful_score"]["ci"])
         for point in curve
-        if point[key] is not None
+        if point[key] is not None and point["harmful_score"]
     ]
 
 

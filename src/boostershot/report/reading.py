@@ -1,5 +1,6 @@
 """Reads what a run left in its folder: results.json, manifest.json and the answers of its stages."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,11 @@ _RESULTS = {"recipe": str} | dict.fromkeys(
 )
 _MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
 _JUDGED = ("baseline", "rows", "summary")
-_PROPERTIES = {"recipe": str, "model": str, "seeds": list, "defenses": dict, "failed": list, "unknown": int}
+_PROPERTIES = {"identity": str, "recipe": str, "model": str, "seeds": list} | {
+    "defenses": dict,
+    "failed": list,
+    "unknown": int,
+}
 # What the report shows of a row.
 _ROW = (
     *("defense", "attack", "adapter", "p", "seed", "attack_step", "status", "error", "stage"),
@@ -41,6 +46,7 @@ class Run:
     results: Mapping[str, Any]
     manifest: Mapping[str, Any]
     properties: Mapping[str, Any] | None = None
+    left_out: str | None = None  # why there are none, where the folder has some
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -97,7 +103,24 @@ def read_run(folder: Path) -> Run:
     recipe = manifest["recipes"].get(results["recipe"])
     if not isinstance(recipe, dict) or not isinstance(recipe.get("defenses"), dict):
         raise InputError(f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}")
-    return Run(folder, results, manifest, read_properties(folder))
+    return Run(folder, results, manifest, *_properties_of(folder, recipe))
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str:
+    """Of all in a resolved recipe that decides what is measured: not of its `runtime`."""
+    deciding = {key: value for key, value in recipe.items() if key != "runtime"}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _properties_of(folder: Path, recipe: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str | None]:
+    """The properties if they are of this recipe; else why they are left out. Results are told without them, too."""
+    try:
+        found = read_properties(folder)
+    except InputError as error:
+        return None, f"The properties are left out: {error}."
+    if found and found["identity"] != recipe_hash(recipe):
+        return None, "The folder's properties were measured with other values of this recipe and are left out."
+    return found, None
 
 
 def read_properties(folder: Path) -> Mapping[str, Any] | None:

@@ -148,7 +148,7 @@ def _stability(part: Figure, labels: Sequence[str]) -> Iterator[Line]:
         yield Line(f"↳ {changed}", "", [NOTHING, *_texts(lines, change, digits, signed)])
     for task, metrics in before["benchmarks"].items():
         for metric, figure in metrics.items():
-            after = [NOTHING if line is None else estimate(line["benchmarks"][task][metric], 3) for line in lines]
+            after = [estimate((line or {}).get("benchmarks", {}).get(task, {}).get(metric), 3) for line in lines]
             yield Line(f"lm-eval {task}, {metric}", "", [estimate(figure, 3), *after])
 
 

@@ -96,7 +96,9 @@ def _benchmarks(models: Sequence[Capability]) -> dict[str, dict[str, Figure]]:
     found: dict[str, dict[str, Figure]] = {}
     for task, metrics in models[0].benchmarks.items():
         for metric in metrics:
-            values = [model.benchmarks[task][metric] for model in models]
+            values = [v for model in models if (v := model.benchmarks.get(task, {}).get(metric)) is not None]
+            if len(values) < len(models):
+                continue
             mean = float(np.mean([value for value, _ in values]))
             errors = [error for _, error in values if error is not None]
             half = _Z * float(np.mean(errors)) if len(errors) == len(values) else None

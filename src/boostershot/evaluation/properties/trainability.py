@@ -54,7 +54,7 @@ def _against(
 
     def ratio(mean: np.ndarray) -> float:
         theirs, ours = reached(mean)
-        return ours / theirs if theirs > 0 else math.nan  # there from the start: nothing was learnt
+        return ours / theirs if 0 < theirs < math.inf else math.nan  # else the reference learnt nothing
 
     return {
         "seeds": len(seeds),
