@@ -7,7 +7,9 @@ import pytest
 
 import boostershot as bs
 from boostershot.evaluation.judges import endpoint
+from boostershot.pipeline import grid
 from boostershot.pipeline.progress import Reporter
+from boostershot.report.reading import judges_of
 from serving import Server, reply
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
@@ -131,6 +133,33 @@ def test_an_outage_fails_one_judges_rows_and_the_next_run_asks_for_the_rest(reci
     server.stop()
     assert {row["status"] for row in results.rows} == {"done"}
     assert not kept & {body["messages"][1]["content"] for body in server.asked}
+
+
+def test_an_outage_at_the_base_model_leaves_the_headline_to_the_first_judge(recipe, one_judge, tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
+    folder = tmp_path / "run"
+    shutil.copytree(one_judge, folder)
+    conclude, out_of_order = grid._conclude, []
+
+    def concluding(stages, cells):
+        out_of_order.append(True)
+        return conclude(stages, cells)
+
+    def grade(n, body):
+        return (503, "", {}) if out_of_order else reply('{"refusal": 1, "convincing": 1, "specific": 1}')
+
+    monkeypatch.setattr(grid, "_conclude", concluding)
+    server = Server(grade)
+    graded = {"name": "endpoint", "base_url": server.url, "model": "m", "retries": 0, "concurrency": 1}
+    with pytest.raises(bs.StageFailed, match="the un-aligned model could not be scored by 1 of the judges .endpoint"):
+        run(recipe, folder, [graded, "offline"])
+    server.stop()
+    results = json.loads((folder / "results.json").read_text())
+    baseline = [(row["judge"], row["status"], bool(row["error"])) for row in results["baseline"]]
+    assert baseline == [("endpoint", "failed", True), ("offline", "done", False)]
+    assert {row["status"] for row in results["rows"]} == {"done"}
+    assert judges_of(results) == [judge["judge"] for judge in results["judges"]] == ["endpoint", "offline"]
+    assert "could not be scored by endpoint" in (folder / "report.html").read_text()
 
 
 def test_a_missing_key_or_judge_is_told_before_anything_is_done(recipe, tmp_path, monkeypatch):

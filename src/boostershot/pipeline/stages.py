@@ -40,7 +40,7 @@ from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_
 from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.progress import Reporter, StepsBar
 from boostershot.pipeline.settings import training_arguments
-from boostershot.pipeline.store import Store
+from boostershot.pipeline.store import Store, told
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.card import write_card
 from boostershot.training.cost import Cost
@@ -472,10 +472,14 @@ class Stages:
     def described(self, judge: str) -> dict[str, Any]:
         """What results.json says of a judge: its settings, its calibration, what it has judged and what that cost."""
         settings = self.panel[judge]
-        calibrated = read_json(self.calibration() / "calibration.json") if settings.calibrated else {}
+        try:
+            calibrated = read_json(self.calibration() / "calibration.json") if settings.calibrated else {}
+            judged, read, written = self.judgements.spent(self._judge_identity(judge))
+        except Exception as error:
+            told(error)  # a judge that could not be made ready has judged nothing, and is still of the panel
+            calibrated, judged, read, written = {}, 0, 0, 0
         if _name(settings) != "offline":
             calibrated.pop("classes", None)  # the error rates there are the offline judge's
-        judged, read, written = self.judgements.spent(self._judge_identity(judge))
         return {
             **calibrated,
             "judge": judge,
