@@ -361,8 +361,11 @@ class Stages:
             task_rows = list(task.splits[settings.split])[: settings.n_task]
             total = len(prompts) + len(task_rows) + LOSS_ROWS
             kept = KeptAnswers(folder / "kept.txt")
-            if self.recipe.runtime.generator == "vllm":
-                self._answer_with_vllm([row.prompt for row in (*prompts, *task_rows)], layers, kept, folder, what)
+            weights = folder / "merged"
+            shutil.rmtree(weights, ignore_errors=True)  # of a kill; whoever generates now, they are no part of it
+            wanted = [row.prompt for row in (*prompts, *task_rows)]
+            if self.recipe.runtime.generator == "vllm" and not kept.answers.keys() >= set(wanted):
+                self._answer_with_vllm(wanted, layers, kept, weights, what)
             with self.reporter.bar(f"answering: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)
                 answers = answer_all(
@@ -387,10 +390,9 @@ class Stages:
         return self.store.run("answers", config, [rows_folder, *([of] if of else [])], work)
 
     def _answer_with_vllm(
-        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, folder: Path, what: str
+        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, weights: Path, what: str
     ) -> None:
         """Fill `kept` before the model itself is loaded: the two would not fit beside each other on a GPU."""
-        weights = folder / "merged"
         model, tokenizer = load_chain(self.recipe.model.id, [replace(layer, merge=True) for layer in layers])
         model.save_pretrained(weights, safe_serialization=True)
         tokenizer.save_pretrained(weights)
