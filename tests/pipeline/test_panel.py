@@ -6,9 +6,13 @@ import shutil
 import pytest
 
 import boostershot as bs
+from boostershot.config import parse_recipe
 from boostershot.evaluation.judges import endpoint
 from boostershot.pipeline import grid
 from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.property_stages import PropertyStages
+from boostershot.pipeline.stages import RULES, Stages
+from boostershot.pipeline.store import Store
 from boostershot.report.reading import judges_of
 from serving import Server, reply
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
@@ -43,8 +47,6 @@ def recipe(tmp_path_factory):
 
 
 def run(recipe, folder, judges):
-    from boostershot.config import parse_recipe
-
     changed = {**recipe, "evaluate": {**recipe["evaluate"], "judges": judges}}
     return bs.run(parse_recipe(changed), folder, reporter=Reporter(quiet=True))
 
@@ -170,3 +172,23 @@ def test_a_missing_key_or_judge_is_told_before_anything_is_done(recipe, tmp_path
     with pytest.raises(bs.InputError, match="cannot be loaded"):
         run(recipe, tmp_path / "b", [{"name": "llama-guard", "id": str(tmp_path / "nowhere")}])
     assert not list(tmp_path.glob("*/stages/*"))
+
+
+def test_the_rules_of_what_is_counted_by_keywords_are_in_the_stages_names(recipe, tmp_path, monkeypatch):
+    changed = {**recipe, "evaluate": {**recipe["evaluate"], "judges": ["refusal"]}}
+    done = Stages(parse_recipe(changed), Store(tmp_path), Reporter(quiet=True))
+    kinds = []
+
+    def named(store, stage, config, parents, work):
+        kinds.append(stage)
+        return store.folder(stage, config, parents)
+
+    monkeypatch.setattr(Store, "run", named)
+
+    def names():
+        return {done.evaluated(None, [], "it"), PropertyStages(done).over_refusal(None, [], "it")}
+
+    before = names()
+    assert names() == before and {"evaluate", "over-refusal"} <= set(kinds)
+    monkeypatch.setitem(RULES, "refusal", 99)
+    assert not names() & before

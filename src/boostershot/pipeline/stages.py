@@ -15,12 +15,13 @@ from boostershot.config import Attack, Recipe, build_defense, build_judge
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.errors import InputError
+from boostershot.evaluation import coherence
 from boostershot.evaluation.calibration import calibrate, calibration_answers
 from boostershot.evaluation.coherence import is_degenerate
 from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
-from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal
+from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
 from boostershot.evaluation.vllm_generation import generate_with_vllm
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
@@ -46,6 +47,8 @@ from boostershot.training.card import write_card
 from boostershot.training.cost import Cost
 from boostershot.training.immunize import immunize
 from boostershot.training.metrics import MetricsFile
+
+RULES = {"refusal": refusal.VERSION, "degenerate": coherence.VERSION}
 
 
 @dataclass(frozen=True)
@@ -469,7 +472,8 @@ class Stages:
             write_scores(folder, scores)
             return scores_record(scores)
 
-        return self.store.run("evaluate", {"judge": identity}, [answers_folder, *calibration], work)
+        config = {"judge": identity, "rules": RULES}  # what refusals and degenerate answers are counted by
+        return self.store.run("evaluate", config, [answers_folder, *calibration], work)
 
     def described(self, judge: str) -> dict[str, Any]:
         """What results.json says of a judge: its settings, its calibration, what it has judged and what that cost."""
