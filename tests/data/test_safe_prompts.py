@@ -82,6 +82,17 @@ def test_xstest_without_unsafe_prompts_is_no_source_of_harmful_ones(xstest):
         xstest_unsafe(HUB[:1], xstest)
 
 
+def test_two_rows_of_one_id_are_refused(tmp_path):
+    path = tmp_path / "mine.json"
+    rows = [row | {"id": name} for row, name in zip(HUB, ("a", "b", "a"), strict=True)]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="row 3 has the id 'a' of row 1; expected its own"):
+        load_safe_prompts(str(path))
+    unsafe = [row | {"id": "b", "label": "unsafe"} for row in HUB]
+    with pytest.raises(InputError, match="row 2 has the id 'b' of row 1"):
+        xstest_unsafe(unsafe, "xstest")
+
+
 def test_the_built_in_list():
     rows = load_safe_prompts(BUILT_IN)
     assert len(rows) == 40 and set(Counter(row.type for row in rows).values()) == {5}

@@ -10,6 +10,7 @@ import pytest
 
 from boostershot import InputError, load_task
 from boostershot.data.splits import overlaps
+from boostershot.data.tasks.scoring import final_number
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SST2 = REAL / "sst2_dev.tsv"
@@ -198,6 +199,24 @@ def test_gsm8k_targets_and_scorer(gsm8k):
         assert gsm8k.correct(answer, row), answer
     for answer in ("", "no number", "2500 or 25", "2500. The final answer is: unknown", "The final answer is: 25 2500"):
         assert not gsm8k.correct(answer, row), answer
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("between 10-12", 12), ("it is -12", -12), ("5 - 3 = 2", 2), ("at (10,-12)", -12), ("$1,000-2,500.5", 2500.5)],
+)
+def test_a_minus_after_a_digit_is_a_dash(text, number):
+    assert final_number(text) == number
+
+
+def test_a_csv_whose_first_line_is_blank(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("\nprompt,answer\nIs 2 even?,yes\n")
+    with pytest.raises(InputError, match=r"mine\.csv: its first line is blank; expected the columns' names"):
+        load_task(str(path))
+    path = tmp_path / "ag_news.csv"
+    path.write_text("\n" + "".join(f'"{i % 4 + 1}","Title {i}","Text {i}"\n' for i in range(9)))
+    assert len(rows_of(load_task(str(path), kind="ag_news"))) == 9
 
 
 def test_gsm8k_without_a_final_number_is_named(tmp_path):

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from boostershot import InputError, StageFailed
+from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import Around, endpoint, rubric
 from boostershot.evaluation.judges.endpoint import Endpoint
 from serving import Server, reply
@@ -102,8 +103,8 @@ def test_retry_after_is_honoured_and_waits_grow_out_of_step(serve):
 
 
 def test_an_outage_is_no_verdict(serve):
-    server = serve(lambda n, body: (500, "out  of\norder", {}))
-    with pytest.raises(StageFailed, match=r"no verdict in 3 tries .500: out of order.; what is judged is kept"):
+    server = serve(lambda n, body: (500, '{"error": {"type": "out_of_order"}}', {}))
+    with pytest.raises(StageFailed, match=r"no verdict in 3 tries .500, out_of_order.; what is judged is kept"):
         ask(server, PAIRS[:1], retries=2)
     assert len(server.asked) == 3
 
@@ -113,10 +114,10 @@ def test_nobody_there_is_an_outage():
         Endpoint("http://127.0.0.1:9/v1", "m", retries=0).open(AROUND)(PAIRS[:1])
 
 
-@pytest.mark.parametrize("status", [301, 401, 403, 404])
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 406, 418])
 def test_a_wrong_key_address_or_model_is_the_recipes_error(serve, status):
-    server = serve(lambda n, body: (status, '{"error": "no such model"}', {}))
-    with pytest.raises(InputError, match=f"answers {status} to the model 'grader': .*no such model") as caught:
+    server = serve(lambda n, body: (status, '{"error": {"code": "no_such_model"}}', {}))
+    with pytest.raises(InputError, match=f"answers {status}, no_such_model to the model 'grader'") as caught:
         ask(server, PAIRS[:1])
     assert "\n" not in str(caught.value) and len(server.asked) == 1
 
@@ -145,10 +146,11 @@ def test_the_marks_are_found_in_talk_and_the_last_ones_count(serve):
     assert verdict.score == 7 / 8 and verdict.prompt_tokens == 0
 
 
-def test_a_server_without_structured_output_is_asked_without_it_once_and_for_all(serve):
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_without_structured_output_is_asked_without_it_once_and_for_all(serve, status):
     def strict(n, body):
         if "response_format" in body:
-            return 400, '{"error": {"message": "unknown field response_format"}}', {}
+            return status, '{"error": {"message": "unknown field response_format"}}', {}
         return reply(f"Here you are: {json.dumps(MARKS)}")
 
     server = serve(strict)
@@ -178,6 +180,36 @@ def test_an_answer_that_the_endpoint_refuses_is_unknown_and_costs_the_others_not
     verdicts = ask(server, concurrency=1)
     assert [v.harmful for v in verdicts] == [True, True, None, True, True, True]
     assert "content_filter" in verdicts[2].note and "response_format" in server.asked[-1]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 451])
+def test_a_refused_request_leaves_no_verdict_behind(serve, tmp_path, status):
+    refusing = [True]
+    server = serve(lambda n, body: (status, "", {}) if refusing else reply(json.dumps(MARKS)))
+    judge = Endpoint(server.url, "grader")
+    kept = Judgements(tmp_path / "judgements.sqlite").by(judge.identity(AROUND), lambda: judge.open(AROUND))
+    assert [v.harmful for v in kept(PAIRS[:2])] == [None, None]
+    refusing.clear()
+    assert [v.harmful for v in kept(PAIRS[:2])] == [True, True]
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_a_server_that_repeats_the_request_gives_away_neither_key_nor_answer(serve, monkeypatch, status):
+    monkeypatch.setenv("MY_KEY", "sk-test-123")
+
+    def echoing(n, body):
+        error = {"message": f"sk-test-123 {body}", "type": "sk-test-123", "code": body["messages"][1]["content"]}
+        if status == 200:
+            return reply(PAIRS[0][1])
+        return status, json.dumps({"error": error}), {}
+
+    try:
+        (verdict,) = ask(serve(echoing), PAIRS[:1], key_env="MY_KEY", retries=0)
+        said = verdict.note
+    except (InputError, StageFailed) as error:
+        said = str(error)
+    assert said and not any(secret in said for secret in ("sk-test-123", *PAIRS[0]))
+    assert status == 200 or f"{status}, ***" in said
 
 
 def test_no_more_requests_at_once_than_allowed(serve):

@@ -119,6 +119,24 @@ def test_vllm_answers_where_the_recipe_says_so(recipe, tmp_path, monkeypatch):
     assert not (stage / "merged").exists()
 
 
+def test_weights_that_a_kill_left_are_not_kept_nor_made_again(recipe, tmp_path, monkeypatch):
+    def killed(self, prompts, layers, kept, weights, what):
+        weights.mkdir()
+        (weights / "model.safetensors").touch()
+        kept.add(dict.fromkeys(prompts, "as said before"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stages, "_answer_with_vllm", killed)
+    for name in ("again", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            answered(recipe, tmp_path / name, "runtime.generator=vllm")
+    monkeypatch.setattr(Stages, "_answer_with_vllm", lambda *_: pytest.fail("all answers are known"))
+    for name, generator in (("again", "vllm"), ("other", "transformers")):
+        files = answered(recipe, tmp_path / name, f"runtime.generator={generator}")
+        assert {json.loads(line)["answer"] for line in files["answers.jsonl"].splitlines()} == {"as said before"}
+        assert not list((tmp_path / name).glob("stages/*/merged"))
+
+
 def test_a_missing_vllm_ends_the_run_before_anything_is_done(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "vllm", None)
     arguments = ["evaluate", str(recipe), "--out", str(tmp_path / "run"), "--set", "runtime.generator=vllm", "--quiet"]

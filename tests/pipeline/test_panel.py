@@ -6,8 +6,14 @@ import shutil
 import pytest
 
 import boostershot as bs
+from boostershot.config import parse_recipe
 from boostershot.evaluation.judges import endpoint
+from boostershot.pipeline import grid
 from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.property_stages import PropertyStages
+from boostershot.pipeline.stages import RULES, Stages
+from boostershot.pipeline.store import Store
+from boostershot.report.reading import judges_of
 from serving import Server, reply
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
@@ -41,8 +47,6 @@ def recipe(tmp_path_factory):
 
 
 def run(recipe, folder, judges):
-    from boostershot.config import parse_recipe
-
     changed = {**recipe, "evaluate": {**recipe["evaluate"], "judges": judges}}
     return bs.run(parse_recipe(changed), folder, reporter=Reporter(quiet=True))
 
@@ -133,6 +137,33 @@ def test_an_outage_fails_one_judges_rows_and_the_next_run_asks_for_the_rest(reci
     assert not kept & {body["messages"][1]["content"] for body in server.asked}
 
 
+def test_an_outage_at_the_base_model_leaves_the_headline_to_the_first_judge(recipe, one_judge, tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
+    folder = tmp_path / "run"
+    shutil.copytree(one_judge, folder)
+    conclude, out_of_order = grid._conclude, []
+
+    def concluding(stages, cells):
+        out_of_order.append(True)
+        return conclude(stages, cells)
+
+    def grade(n, body):
+        return (503, "", {}) if out_of_order else reply('{"refusal": 1, "convincing": 1, "specific": 1}')
+
+    monkeypatch.setattr(grid, "_conclude", concluding)
+    server = Server(grade)
+    graded = {"name": "endpoint", "base_url": server.url, "model": "m", "retries": 0, "concurrency": 1}
+    with pytest.raises(bs.StageFailed, match="could not be scored by 1 of the judges"):
+        run(recipe, folder, [graded, "offline"])
+    server.stop()
+    results = json.loads((folder / "results.json").read_text())
+    baseline = [(row["judge"], row["status"], bool(row["error"])) for row in results["baseline"]]
+    assert baseline == [("endpoint", "failed", True), ("offline", "done", False)]
+    assert {row["status"] for row in results["rows"]} == {"done"}
+    assert judges_of(results) == [judge["judge"] for judge in results["judges"]] == ["endpoint", "offline"]
+    assert "could not be scored by endpoint" in (folder / "report.html").read_text()
+
+
 def test_a_missing_key_or_judge_is_told_before_anything_is_done(recipe, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
     judges = [{"name": "endpoint", "base_url": "http://localhost:1/v1", "model": "m", "key_env": "NO_KEY"}]
@@ -141,3 +172,23 @@ def test_a_missing_key_or_judge_is_told_before_anything_is_done(recipe, tmp_path
     with pytest.raises(bs.InputError, match="cannot be loaded"):
         run(recipe, tmp_path / "b", [{"name": "llama-guard", "id": str(tmp_path / "nowhere")}])
     assert not list(tmp_path.glob("*/stages/*"))
+
+
+def test_the_rules_of_what_is_counted_by_keywords_are_in_the_stages_names(recipe, tmp_path, monkeypatch):
+    changed = {**recipe, "evaluate": {**recipe["evaluate"], "judges": ["refusal"]}}
+    done = Stages(parse_recipe(changed), Store(tmp_path), Reporter(quiet=True))
+    kinds = []
+
+    def named(store, stage, config, parents, work):
+        kinds.append(stage)
+        return store.folder(stage, config, parents)
+
+    monkeypatch.setattr(Store, "run", named)
+
+    def names():
+        return {done.evaluated(None, [], "it"), PropertyStages(done).over_refusal(None, [], "it")}
+
+    before = names()
+    assert names() == before and {"evaluate", "over-refusal"} <= set(kinds)
+    monkeypatch.setitem(RULES, "refusal", 99)
+    assert not names() & before

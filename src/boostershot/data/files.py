@@ -87,6 +87,8 @@ def _read_file(path: Path) -> list[Mapping[str, Any]]:
         reader = csv.DictReader(
             file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
         )
+        if reader.fieldnames == []:
+            raise InputError(f"{path}: its first line is blank; expected the columns' names there")
         records: list[Mapping[Any, Any]] = [
             {key: value for key, value in record.items() if value is not None} for record in reader
         ]

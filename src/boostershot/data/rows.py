@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from boostershot.config_errors import choices
 from boostershot.errors import InputError
@@ -42,7 +42,12 @@ class Completion:
     completion: str
 
 
-T = TypeVar("T", HarmfulPrompt, Completion)
+class _Known(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Known)
 
 
 def in_categories(rows: Sequence[HarmfulPrompt], wanted: Collection[str]) -> list[HarmfulPrompt]:
@@ -149,10 +154,15 @@ def _role(turn: Any) -> Any:
 
 def checked(rows: list[T], where: str) -> list[T]:
     """The rows, if there are any and their ids differ."""
+    check_ids(rows, where)
+    if not rows:
+        raise InputError(f"{where}: no rows; expected at least one")
+    return rows
+
+
+def check_ids(rows: Iterable[_Known], where: str) -> None:
+    """Raises InputError where two rows have one id: they would be taken for the same."""
     first: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         if first.setdefault(row.id, number) != number:
             raise InputError(f"{where}: row {number} has the id {row.id!r} of row {first[row.id]}; expected its own")
-    if not rows:
-        raise InputError(f"{where}: no rows; expected at least one")
-    return rows

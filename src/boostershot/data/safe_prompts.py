@@ -8,7 +8,7 @@ from typing import Any
 
 from boostershot.data.files import read_records
 from boostershot.data.looks_harmful import LOOKS_HARMFUL
-from boostershot.data.rows import HarmfulPrompt, text_of
+from boostershot.data.rows import HarmfulPrompt, check_ids, text_of
 from boostershot.errors import InputError
 
 BUILT_IN = "built-in:looks-harmful"
@@ -60,9 +60,9 @@ def labelled_prompts(
     """All prompts, each with whether it is safe.
 
     Raises:
-        InputError: names the source, the row (from 1) and the column.
+        InputError: names the source, the row (from 1) and the column, or the two rows of one id.
     """
-    return [
+    rows = [
         (
             SafePrompt(
                 _identity(record, number), text_of(record, "prompt", where, number, columns), _type(record, columns)
@@ -71,6 +71,8 @@ def labelled_prompts(
         )
         for number, record in enumerate(records, start=1)
     ]
+    check_ids((row for row, _ in rows), where)
+    return rows
 
 
 def is_xstest(records: Sequence[Mapping[str, Any]]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+VERSION = 1  # raise it when the same answer would be degenerate no more, or become so: it is counted anew
 MARGIN = 5.0  # points by which a cell's degenerate share may exceed the un-aligned model's before a warning
 
 

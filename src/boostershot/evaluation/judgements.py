@@ -57,7 +57,7 @@ class Judgements:
                 assert opened is not None
                 verdicts = opened([pair for _, pair in batch], advance)
                 found = {key: verdict for (key, _), verdict in zip(batch, verdicts, strict=True)}
-                self._keep(name, found)
+                self._keep(name, {key: verdict for key, verdict in found.items() if verdict.final})
                 known |= found
             advance(twice)
             return [known[key] for key in keys]

@@ -95,6 +95,10 @@ def run(
     if failed:
         names = "; ".join(f"{c.defense}, {c.attack}, seed {c.seed}: {c.error}" for c in failed)
         raise StageFailed(f"{len(failed)} of {len(cells)} cells failed ({names})")
+    unscored = [row for row in results.content.get("baseline", ()) if row["status"] == "failed"]
+    if unscored:
+        names = "; ".join(f"{row['judge']}: {row['error']}" for row in unscored)
+        raise StageFailed(f"the un-aligned model could not be scored by {len(unscored)} of the judges ({names})")
     if failures:
         raise StageFailed(f"{len(failures)} parts of the properties failed ({'; '.join(failures)})")
     return results
@@ -223,8 +227,8 @@ def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     baseline, failed = _judged(stages, None, [], "the un-aligned model")
     for error in dict.fromkeys(failed.values()):
         stages.reporter.line(f"the un-aligned model could not be scored: {error}")
-    judges = [stages.described(judge) for judge in stages.panel if judge in baseline]
-    results = assemble(stages.recipe, stages.store.root, cells, baseline, judges)
+    judges = [stages.described(judge) for judge in stages.panel]
+    results = assemble(stages.recipe, stages.store.root, cells, baseline, failed, judges)
     write_json(stages.store.root / "results.json", results.content)
     return results
 

@@ -28,7 +28,7 @@ from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
 from boostershot.pipeline.data import GROUPS, file_hash, rows_hash
 from boostershot.pipeline.files import write_jsonl
-from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.stages import RULES, Stages
 
 INSTALL_LM_EVAL = "pip install boostershot[lm-eval]"
 
@@ -222,7 +222,7 @@ class PropertyStages:
         """`safe.jsonl`: the answer to each safe prompt and whether it refuses, by keywords."""
         tokens = self.recipe.evaluate.max_new_tokens
         safe = rows_hash([part for row in self.safe for part in (row.id, row.prompt)])
-        config = self._config(layers) | {"safe": safe, "max_new_tokens": tokens}
+        config = self._config(layers) | {"safe": safe, "max_new_tokens": tokens, "rule": RULES["refusal"]}
 
         def work(folder: Path) -> dict[str, Any]:
             answers = self._answers(layers, [row.prompt for row in self.safe], f"safe prompts: {what}")

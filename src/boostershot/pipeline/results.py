@@ -80,6 +80,7 @@ def assemble(
     folder: Path,
     cells: Sequence[Cell],
     baseline: Mapping[str, Path],
+    baseline_errors: Mapping[str, str],
     judges: Sequence[Mapping[str, Any]],
 ) -> Results:
     """Everything that results.json holds, from the stages of a run.
@@ -89,16 +90,19 @@ def assemble(
         folder: of the run.
         cells: with their stages.
         baseline: judge's label -> the evaluation of the un-aligned model.
+        baseline_errors: judge's label -> why there is none.
         judges: what there is to say about each.
     """
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
     read = _each_once(partial(read_verdicts, folder / "stages"))
     base = {"defense": None, "attack": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
+    # A row for each judge, scored or not: readers take the first one's for the headline.
+    unaligned = [_row(recipe, base, baseline.get(j), j, baseline_errors.get(j)) for j in _labels(recipe)]
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
-        "baseline": (unaligned := [_row(recipe, base, stage, label) for label, stage in baseline.items()]),
+        "baseline": unaligned,
         "rows": rows,
         "summary": summarise(rows, methods, read),
         "comparisons": comparisons(rows, read),

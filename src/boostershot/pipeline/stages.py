@@ -15,12 +15,13 @@ from boostershot.config import Attack, Recipe, build_defense, build_judge
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.errors import InputError
+from boostershot.evaluation import coherence
 from boostershot.evaluation.calibration import calibrate, calibration_answers
 from boostershot.evaluation.coherence import is_degenerate
 from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
-from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal
+from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
 from boostershot.evaluation.vllm_generation import generate_with_vllm
 from boostershot.models import Layer, load_base, load_chain, model_fingerprint
@@ -40,12 +41,14 @@ from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_
 from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.progress import Reporter, StepsBar
 from boostershot.pipeline.settings import training_arguments
-from boostershot.pipeline.store import Store
+from boostershot.pipeline.store import Store, told
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.card import write_card
 from boostershot.training.cost import Cost
 from boostershot.training.immunize import immunize
 from boostershot.training.metrics import MetricsFile
+
+RULES = {"refusal": refusal.VERSION, "degenerate": coherence.VERSION}
 
 
 @dataclass(frozen=True)
@@ -361,8 +364,11 @@ class Stages:
             task_rows = list(task.splits[settings.split])[: settings.n_task]
             total = len(prompts) + len(task_rows) + LOSS_ROWS
             kept = KeptAnswers(folder / "kept.txt")
-            if self.recipe.runtime.generator == "vllm":
-                self._answer_with_vllm([row.prompt for row in (*prompts, *task_rows)], layers, kept, folder, what)
+            weights = folder / "merged"
+            shutil.rmtree(weights, ignore_errors=True)  # of a kill; whoever generates now, they are no part of it
+            wanted = [row.prompt for row in (*prompts, *task_rows)]
+            if self.recipe.runtime.generator == "vllm" and not kept.answers.keys() >= set(wanted):
+                self._answer_with_vllm(wanted, layers, kept, weights, what)
             with self.reporter.bar(f"answering: {what}", total) as advance:
                 model, tokenizer = load_chain(self.recipe.model.id, layers)
                 answers = answer_all(
@@ -387,10 +393,9 @@ class Stages:
         return self.store.run("answers", config, [rows_folder, *([of] if of else [])], work)
 
     def _answer_with_vllm(
-        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, folder: Path, what: str
+        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, weights: Path, what: str
     ) -> None:
         """Fill `kept` before the model itself is loaded: the two would not fit beside each other on a GPU."""
-        weights = folder / "merged"
         model, tokenizer = load_chain(self.recipe.model.id, [replace(layer, merge=True) for layer in layers])
         model.save_pretrained(weights, safe_serialization=True)
         tokenizer.save_pretrained(weights)
@@ -467,15 +472,20 @@ class Stages:
             write_scores(folder, scores)
             return scores_record(scores)
 
-        return self.store.run("evaluate", {"judge": identity}, [answers_folder, *calibration], work)
+        config = {"judge": identity, "rules": RULES}  # what refusals and degenerate answers are counted by
+        return self.store.run("evaluate", config, [answers_folder, *calibration], work)
 
     def described(self, judge: str) -> dict[str, Any]:
         """What results.json says of a judge: its settings, its calibration, what it has judged and what that cost."""
         settings = self.panel[judge]
-        calibrated = read_json(self.calibration() / "calibration.json") if settings.calibrated else {}
+        try:
+            calibrated = read_json(self.calibration() / "calibration.json") if settings.calibrated else {}
+            judged, read, written = self.judgements.spent(self._judge_identity(judge))
+        except Exception as error:
+            told(error)  # a judge that could not be made ready has judged nothing, and is still of the panel
+            calibrated, judged, read, written = {}, 0, 0, 0
         if _name(settings) != "offline":
             calibrated.pop("classes", None)  # the error rates there are the offline judge's
-        judged, read, written = self.judgements.spent(self._judge_identity(judge))
         return {
             **calibrated,
             "judge": judge,

@@ -137,6 +137,9 @@ def _caveats(run: Run, headline: Run) -> list[str]:
     failed = sum(row["status"] != "done" for row in results["rows"])
     if failed:
         found.append(f"{failed} of {len(results['rows'])} cells failed; the table names the errors.")
+    unscored = [row["judge"] for row in results["baseline"] if row["status"] != "done"]
+    if unscored:
+        found.append(f"The base model could not be scored by {', '.join(unscored)}; the table names the errors.")
     if len(manifest["seeds"]) == 1:
         found.append(
             "One seed: the intervals cover the choice of prompts, not another training run. Compare defenses with "

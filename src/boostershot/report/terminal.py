@@ -33,7 +33,7 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
         parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j]), Text()]
     parts += [_warning(text) for text in _warnings(results, by_judge)]
     parts += [_base(row) for row in results["baseline"][:1] if row["status"] == "done"]
-    parts += [_failed(row) for row in results["rows"] if row["status"] != "done"]
+    parts += [_failed(row) for row in [*results["baseline"], *results["rows"]] if row["status"] != "done"]
     return Group(*parts)
 
 
@@ -91,6 +91,8 @@ def _base(row: Item) -> Text:
 
 def _failed(row: Item) -> Text:
     where = f"{name(row['defense'])}, {row['attack']}, seed {row['seed']}, step {row['attack_step']}"
+    if row["defense"] is None:
+        where = f"base model, judged by {row['judge']}"
     return Text(f"failed: {where}: {row['error'] or 'no reason was recorded'}", style="red")
 
 

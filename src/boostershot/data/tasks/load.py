@@ -135,7 +135,9 @@ def task_records(source: str, split: str | None = None) -> list[Mapping[str, Any
         try:
             with open_text(path) as file:
                 tabs = kind_of(path) == ".tsv"
-                lines = [line.rstrip("\r\n").split("\t") for line in file] if tabs else list(csv.reader(file))
+                lines = (
+                    [line.rstrip("\r\n").split("\t") for line in file] if tabs else list(filter(None, csv.reader(file)))
+                )
         except (OSError, ValueError, csv.Error):
             return read_records(source, split)  # which says what is wrong
         if tabs and lines and len(lines[0]) == 2 and lines[0][1].strip() in ("0", "1"):

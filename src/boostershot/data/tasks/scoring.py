@@ -27,10 +27,13 @@ def same_number(answer: str, row: TaskRow) -> bool:
 
 
 def final_number(text: str) -> float | None:
-    """The first number after "The final answer is: ", else the last one; thousands' commas do not count."""
-    text = text.replace(",", "")
+    """The first number after "The final answer is: ", else the last one; thousands' commas do not count.
+
+    A minus after a digit is a dash: "10-12" holds 10 and 12.
+    """
+    text = re.sub(r",(?!-)", "", text)
     _, said, after = text.partition(FINAL_ANSWER.strip())
-    found = re.findall(r"-?\d+(?:\.\d+)?", after if said else text)
+    found = re.findall(r"(?:(?<!\d)-)?\d+(?:\.\d+)?", after if said else text)
     return float(found[0] if said else found[-1]) if found else None
 
 

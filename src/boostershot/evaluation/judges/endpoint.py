@@ -10,6 +10,7 @@ import email.utils
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries: doubled each time, a random part of it
 REPLY_TOKENS = 200
 _AGAIN = (408, 409, 425, 429)  # as 5xx: ask once more later
-_WRONG = (*range(300, 400), 401, 402, 403, 404, 405)  # the recipe or the account is wrong, whatever the answer
+_FORM = (400, 422)  # of the request: servers differ in what they call a field that they do not take
+_ABOUT = (*_FORM, 413, 451)  # may be for this answer alone; all else from 300 on is the recipe's or the account's
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class _Grader:
         import httpx2
 
         self.settings = settings
+        self.key = key
         self.client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=settings.timeout,
@@ -165,14 +168,13 @@ class _Grader:
         without = self.without
         while True:
             response = self._send(self._request(turns, without))
-            if response.status_code == 400:
-                more = _refused(response.text, without)
-                if more is None:
-                    return Verdict(note=f"the endpoint refused the request (400): {_said(response)}")
+            more = _refused(response.text, without) if response.status_code in _FORM else None
+            if more is not None:
                 without = without | {more}
                 continue
             if response.status_code >= 300:
-                return Verdict(note=f"the endpoint refused the request ({response.status_code}): {_said(response)}")
+                note = f"the endpoint refused the request ({self._told(response)})"
+                return Verdict(note=note, final=False)  # a refusal to judge: the next run may ask again
             if without != self.without:
                 with self.lock:
                     self.without = self.without | without  # it worked without: do not ask with it again
@@ -199,16 +201,19 @@ class _Grader:
             try:
                 response = self.client.post(url, json=body)
             except httpx2.TransportError as error:  # refused, broken off, or too slow
-                trouble = f"{type(error).__name__}: {error}"
+                trouble = type(error).__name__
+                if not isinstance(error, httpx2.ProtocolError):  # which quotes the server
+                    trouble += f": {error}"
             else:
-                if response.status_code in _WRONG:
-                    raise InputError(
-                        f"judge endpoint: {url} answers {response.status_code} to the model {self.settings.model!r}: "
-                        f"{_said(response)}; expected a base_url, a model and a key that it takes"
-                    )
-                if response.status_code < 500 and response.status_code not in _AGAIN:
+                status = response.status_code
+                if status < 300 or status in _ABOUT:
                     return response
-                trouble = f"{response.status_code}: {_said(response)}"
+                if status < 500 and status not in _AGAIN:
+                    raise InputError(
+                        f"judge endpoint: {url} answers {self._told(response)} to the model {self.settings.model!r}; "
+                        "expected a base_url, a model and a key that it takes"
+                    )
+                trouble = self._told(response)
                 asked_to_wait = _retry_after(response)
             if attempt == self.settings.retries or self.stopped.wait(_wait(attempt, asked_to_wait)):
                 break
@@ -216,6 +221,18 @@ class _Grader:
             f"judge endpoint: {url} gave no verdict in {self.settings.retries + 1} tries ({trouble}); "
             "what is judged is kept: give the same command again later"
         )
+
+    def _told(self, response: httpx2.Response) -> str:
+        """The status and the error's type and code; no more, for a server's text may quote the request or the key."""
+        try:
+            body = response.json()
+        except (ValueError, RecursionError):
+            body = None
+        error = body.get("error", body) if isinstance(body, dict) else None
+        named = [error.get(name) for name in ("type", "code")] if isinstance(error, dict) else []
+        words = [word for word in named if isinstance(word, str) and re.fullmatch(r"[A-Za-z][\w.-]{0,59}", word)]
+        said = ", ".join([str(response.status_code), *dict.fromkeys(words)])
+        return said.replace(self.key, "***") if self.key else said
 
     def _read(self, response: httpx2.Response) -> Verdict:
         try:
@@ -231,7 +248,7 @@ class _Grader:
 
 
 def _refused(said: str, without: frozenset[str]) -> str | None:
-    """What to leave out after a 400: what its message names, else the structured output, which few servers have."""
+    """What to leave out after a 400 or 422: what it names, else the structured output, which few servers have."""
     said = said.lower()
     named = {"temperature": ("temperature",), "max_tokens": ("max_tokens",)}
     for part, words in named.items():
@@ -258,7 +275,3 @@ def _wait(attempt: int, asked: float | None) -> float:
     if asked is not None and asked == asked:
         return min(asked, 3600.0)
     return random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
-
-
-def _said(response: httpx2.Response) -> str:
-    return " ".join(response.text.split())[:200] or "nothing"

@@ -27,6 +27,7 @@ class Verdict:
     truncated: bool = False  # the judge read the answer's beginning only
     prompt_tokens: int = 0  # paid for, at an endpoint
     completion_tokens: int = 0
+    final: bool = True  # False: the judge was not heard, so the verdict is not remembered
 
 
 def no_progress(n: int) -> None:

@@ -238,5 +238,5 @@ def cut(verdict: Verdict, truncated: bool) -> Verdict:
 
 
 def unknown(said: str) -> Verdict:
-    """No verdict, and the beginning of what the judge wrote in its place."""
-    return Verdict(note=f"unreadable: {said.strip()[:80]!r}")
+    """No verdict, and how long what the judge wrote in its place is: the text itself may quote the answer."""
+    return Verdict(note=f"unreadable: {len(said.strip())} characters without a verdict")

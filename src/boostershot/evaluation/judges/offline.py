@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from boostershot.evaluation import coherence
 from boostershot.evaluation.coherence import bare, is_degenerate
+from boostershot.evaluation.judges import refusal
 from boostershot.evaluation.judges.judge import Around, Judge, Pairs, Settings, Verdict, no_progress
 from boostershot.evaluation.judges.refusal import is_refusal
 from boostershot.evaluation.judges.relevance import Relevance
 
-VERSION = 2  # raise it when the same answer would get another verdict: scores are then made anew
+# Add one when the same answer would get another verdict by what is in this file: scores are then made anew.
+VERSION = refusal.VERSION + coherence.VERSION
 
 
 @dataclass(frozen=True)
