@@ -103,7 +103,7 @@ class AlignSource(Source):
     columns: dict[Literal["prompt", "chosen", "rejected", "category"], Text] | None = None
     """Our column name -> the source's, where they differ; BeaverTails needs none."""
     categories: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(distinct)] | None = None
-    """The harm categories to use, of those that the source has; all if not given."""
+    """The harm categories to use, of those that the source has; all if not given. A row of others, too, is left out."""
     repeats: StrictBool = False
     """true: alignment and attack take all rows of a prompt, not one of them; what is scored has each prompt once."""
     test: Source | None = None

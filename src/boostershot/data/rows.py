@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
-from boostershot.config_errors import choices
 from boostershot.errors import InputError
 
 
@@ -51,16 +50,8 @@ T = TypeVar("T", bound=_Known)
 
 
 def in_categories(rows: Sequence[HarmfulPrompt], wanted: Collection[str]) -> list[HarmfulPrompt]:
-    """The rows that belong to one of these categories at least.
-
-    Raises:
-        InputError: no row has one of them; names those that there are.
-    """
-    there = sorted({name for row in rows for name in row.categories})
-    for name in wanted:
-        if name not in there:
-            raise InputError(f"category {name!r}: no row has it; {choices(name, there)}")
-    return [row for row in rows if not set(wanted).isdisjoint(row.categories)]
+    """The rows that belong to these categories and no other: what is aligned on holds nothing of the others."""
+    return [row for row in rows if set(wanted).issuperset(row.categories)]
 
 
 def harmful_prompts(

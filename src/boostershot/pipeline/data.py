@@ -14,7 +14,7 @@ from boostershot.config_errors import choices, shown
 from boostershot.data.files import read_records
 from boostershot.data.harmful import load_harmful_answers, load_harmful_prompts
 from boostershot.data.refusals import refusal_for
-from boostershot.data.rows import Completion, HarmfulPrompt, completions
+from boostershot.data.rows import Completion, HarmfulPrompt, completions, in_categories
 from boostershot.data.splits import HasPrompt, Row, overlaps, prompt_hash, split_rows
 from boostershot.data.tasks import Task, load_task
 from boostershot.errors import InputError
@@ -42,18 +42,18 @@ class RecipeData:
         wanted = self.recipe.data.align.categories
         if wanted is None:
             return self._whole
-        have = sorted({row.category for rows in self._whole.values() for row in rows})
+        have = sorted({name for rows in self._whole.values() for row in rows for name in row.categories})
         for category in wanted:
             if category not in have:
                 raise InputError(f"data.align.categories: is {shown(category)}; {choices(category, have)}")
         parts = {
-            name: rows if name == "calibration" else [row for row in rows if row.category in wanted]
-            for name, rows in self._whole.items()
+            name: rows if name == "calibration" else in_categories(rows, wanted) for name, rows in self._whole.items()
         }
         for name, rows in parts.items():
             if not rows:
+                only = ", ".join(wanted)
                 raise InputError(
-                    f"data.align.categories: no row of the {name} split is {', '.join(wanted)}; expected one or more"
+                    f"data.align.categories: no row of the {name} split is {only} alone; expected one or more"
                 )
         return parts
 

@@ -16,7 +16,7 @@ from typing import Any
 from boostershot.config import AlignSource, Attack, Generalization, Lora, Recipe, Stability, Trainability
 from boostershot.config_errors import choices, nearest, shown
 from boostershot.data.format import Format
-from boostershot.data.rows import Completion
+from boostershot.data.rows import Completion, in_categories
 from boostershot.data.safe_prompts import SafePrompt, load_safe_prompts
 from boostershot.data.texts import load_texts
 from boostershot.errors import InputError
@@ -105,7 +105,7 @@ class PropertyStages:
                     raise InputError(f"properties.generalization.groups.{name}: has {shown(category)}; "
                                      + choices(category, sizes))  # fmt: skip
             for split in self._needed:
-                if not any(row.category in categories for row in splits[split]):
+                if not in_categories(splits[split], categories):
                     raise InputError(f"properties.generalization.groups.{name}: no row of the {split} split; "
                                      "expected one or more")  # fmt: skip
         return dict(given)
@@ -119,8 +119,8 @@ class PropertyStages:
             dealt: list[list[str]] = [[] for _ in range(count)]
             for category in sorted(sizes, key=lambda name: (-sizes[name], name)):
                 min(dealt, key=lambda group: sum(sizes[name] for name in group)).append(category)
-            rows = {split: {row.category for row in self.stages.data.splits[split]} for split in self._needed}
-            if all(not found.isdisjoint(group) for group in dealt for found in rows.values()):
+            splits = [self.stages.data.splits[split] for split in self._needed]
+            if all(in_categories(rows, group) for group in dealt for rows in splits):
                 return {" + ".join(group): tuple(group) for group in dealt}
         return {}
 
@@ -157,7 +157,7 @@ class PropertyStages:
         return PartStages(recipe, self.stages.store, self.stages.reporter, self.stages)
 
     def _count(self, split: str, categories: Sequence[str]) -> int:
-        return sum(row.category in categories for row in self.stages.data.splits[split])
+        return len(in_categories(self.stages.data.splits[split], categories))
 
     # --- attacks ----------------------------------------------------------------------------------------------
 
