@@ -77,6 +77,13 @@ def tiny_tokenizer(chat: bool) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def save_tiny_chat(folder, std: float = 0.2) -> None:
+    """A Llama and its tokenizer with ChatML, as a user's local model."""
+    tokenizer = tiny_tokenizer(chat=True)
+    tiny_llama(vocab=len(tokenizer), std=std).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def preference_rows(n: int) -> list[dict[str, str]]:
     """n rows of prompt, chosen, rejected: harmless, distinct, of several lengths."""
     return [

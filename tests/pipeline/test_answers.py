@@ -18,16 +18,14 @@ from boostershot.evaluation import generation
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, save_tiny_chat, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """The path of one on a tiny model; 12 harmful prompts and 10 of the task, four at once."""
     folder = tmp_path_factory.mktemp("user")
-    tokenizer = tiny_tokenizer(chat=True)
-    tiny_llama(vocab=len(tokenizer), std=0.3).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny_chat(folder / "model", std=0.3)
     rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
     task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
     for name, records in (("pairs", rows), ("task", task)):

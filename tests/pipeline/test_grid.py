@@ -9,16 +9,14 @@ import yaml
 import boostershot as bs
 from boostershot.cli import call
 from boostershot.pipeline.progress import Reporter
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, save_tiny_chat, tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model, data and a recipe, as a user would have them."""
     folder = tmp_path_factory.mktemp("user")
-    tokenizer = tiny_tokenizer(chat=True)
-    tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny_chat(folder / "model")
     rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]

@@ -13,7 +13,7 @@ from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, result
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, save_tiny_chat
 
 TASK = """
 task: tiny_parity
@@ -31,9 +31,7 @@ metric_list: [{{metric: acc}}]
 @pytest.fixture
 def recipe(tmp_path):
     """A tiny model and an lm-eval task of the user's own."""
-    tokenizer = tiny_tokenizer(chat=True)
-    tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    save_tiny_chat(tmp_path / "model")
     rows = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(80))]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(60)]

@@ -15,7 +15,7 @@ from boostershot.pipeline.stages import RULES, Stages
 from boostershot.pipeline.store import Store
 from boostershot.report.reading import judges_of
 from serving import Server, reply
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, save_tiny_chat
 
 N = 12
 
@@ -23,9 +23,7 @@ N = 12
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
-    tokenizer = tiny_tokenizer(chat=True)
-    tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny_chat(folder / "model")
     rows = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(160))]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(60)]

@@ -13,7 +13,7 @@ from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.properties import measure_properties
 from boostershot.pipeline.property_stages import PropertyStages, clean_steps
 from boostershot.pipeline.stages import Stages
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, save_tiny_chat
 
 PARTS = ("resistance", "stability", "generalization", "trainability")
 QUIET = {"reporter": Reporter(quiet=True), "until": "evaluate", "properties": True}
@@ -27,9 +27,7 @@ def jsonl(path, rows):
 def folder(tmp_path_factory):
     """A model, data with two harm categories, a second source and a recipe."""
     folder = tmp_path_factory.mktemp("user")
-    tokenizer = tiny_tokenizer(chat=True)
-    tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny_chat(folder / "model")
     rows = [{"id": f"syn-{i}", "category": "aab"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
     jsonl(folder / "pairs.jsonl", rows)
     jsonl(folder / "second.jsonl", [{"id": f"two-{i}", **row} for i, row in enumerate(preference_rows(250)[160:])])

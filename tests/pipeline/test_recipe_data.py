@@ -9,16 +9,14 @@ from boostershot.config import parse_recipe
 from boostershot.data.splits import normalise, split_of
 from boostershot.pipeline.data import RecipeData
 from boostershot.pipeline.progress import Reporter
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, save_tiny_chat
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model and local data."""
     folder = tmp_path_factory.mktemp("user")
-    tokenizer = tiny_tokenizer(chat=True)
-    tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny_chat(folder / "model")
     pairs = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(160))]
     task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(100)]
     spelt = [{"question": f"Spell word {i}", "reply": f"These are the letters of {i}"} for i in range(40)]

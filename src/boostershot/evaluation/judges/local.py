@@ -165,27 +165,26 @@ def complete(
 
 
 @dataclass(frozen=True)
-class ChatJudge(Settings):
-    """A causal language model that reads a prompt with its answer and writes its verdict.
+class LocalJudge(Settings):
+    """A model on this machine.
 
     Args:
         id: a Hub id or a local folder.
         max_length: tokens that it reads at most; a longer answer is cut, and counted.
-        max_new_tokens: of its verdict.
         dtype: float32, bfloat16, or auto: bfloat16 on a GPU.
         batch_size: answers judged at once.
     """
 
     id: str
     max_length: int = 4096
-    max_new_tokens: int = 64
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: int = 8
 
     runtime: ClassVar[tuple[str, ...]] = ("batch_size",)
+    counts: ClassVar[tuple[str, ...]] = ("max_length", "batch_size")  # settings that are at least 1
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "max_new_tokens", "batch_size"):
+        for name in self.counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
@@ -198,6 +197,19 @@ class ChatJudge(Settings):
     def check(self) -> None:
         """The model is there."""
         check(self.id)
+
+
+@dataclass(frozen=True)
+class ChatJudge(LocalJudge):
+    """A causal language model that reads a prompt with its answer and writes its verdict.
+
+    Args:
+        max_new_tokens: of its verdict.
+    """
+
+    max_new_tokens: int = 64
+
+    counts: ClassVar[tuple[str, ...]] = ("max_length", "max_new_tokens", "batch_size")
 
     def parts(self, tokenizer: Any, prompt: str, answer: str) -> list[Part]:
         """The judge's input."""
