@@ -1,4 +1,4 @@
-"""Phases follow each other, each with its own rows and optimiser; recorded steps count through, a stop loses nothing."""
+"""Phases follow each other, each with rows and an optimiser of its own; steps count through, a stop loses nothing."""
 
 from dataclasses import dataclass
 

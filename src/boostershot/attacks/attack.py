@@ -31,6 +31,7 @@ class Phase:
     share: float = 1.0
 
 
+@dataclass(frozen=True)
 class Attack(ABC):
     """An adversary. Subclasses are frozen dataclasses; their fields are the keys of a recipe beside the training's.
 

@@ -65,9 +65,7 @@ def _from_mapping(kind: Any, mapping: Mapping[Any, Any], where: str, name: str, 
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in mapping:
         if key not in (*beside, *fields):
-            raise InputError(
-                f"{where}.{key}: unknown hyper-parameter of {name}; {choices(key, [*beside, *fields, *named])}"
-            )
+            raise InputError(f"{where}.{key}: unknown hyper-parameter of {name}; {choices(key, [*beside, *fields])}")
     values = {key: _hyper_parameter(mapping[key], types_[key], f"{where}.{key}") for key in fields if key in mapping}
     for key, field in fields.items():
         if key not in values and field.default is field.default_factory is dataclasses.MISSING:
