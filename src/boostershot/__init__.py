@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl's constructors send some otherwise
 
 if TYPE_CHECKING:
-    from boostershot.attacks import ATTACKS, BenignOnly, HarmfulMix, HarmfulOnly
+    from boostershot.attacks import ATTACKS, Adaptive, Anchor, BenignOnly, HarmfulMix, HarmfulOnly, Kick, Perturbed
     from boostershot.attacks.finetune import AttackArguments, attack
     from boostershot.core.oracle import NonFiniteError
     from boostershot.data.format import Format
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from boostershot.training.immunize import immunize
 
 _HOMES = {
+    "Adaptive": "attacks",
+    "Anchor": "attacks",
     "Antibody": "defenses",
     "attack": "attacks.finetune",
     "AttackArguments": "attacks.finetune",
@@ -83,6 +85,7 @@ _HOMES = {
     "load_safe_prompts": "data.safe_prompts",
     "load_task": "data.tasks",
     "load_texts": "data.texts",
+    "Kick": "attacks",
     "Lookahead": "defenses",
     "LoX": "defenses",
     "NoiseAndDistil": "defenses",
@@ -91,6 +94,7 @@ _HOMES = {
     "OwnTask": "data.tasks",
     "Patcher": "defenses",
     "Relevance": "evaluation.judges",
+    "Perturbed": "attacks",
     "RepNoise": "defenses",
     "Results": "pipeline.results",
     "run": "pipeline.grid",
@@ -118,6 +122,8 @@ __all__ = [
     "SEAM",
     "SFT",
     "TAR",
+    "Adaptive",
+    "Anchor",
     "Antibody",
     "AttackArguments",
     "BenignOnly",
@@ -128,6 +134,7 @@ __all__ = [
     "HarmfulOnly",
     "ImmunizeArguments",
     "InputError",
+    "Kick",
     "LoX",
     "Lookahead",
     "NoiseAndDistil",
@@ -135,6 +142,7 @@ __all__ = [
     "OfflineJudge",
     "OwnTask",
     "Patcher",
+    "Perturbed",
     "Relevance",
     "RepNoise",
     "Results",

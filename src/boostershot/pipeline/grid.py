@@ -155,6 +155,9 @@ def _check(stages: Stages) -> None:
         ):
             if wanted > have:
                 raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
+        if attack.anchor is not None and attack.anchor.n > len(data.general):
+            have = len(data.general)
+            raise InputError(f"attacks.{label}.anchor.n: is {attack.anchor.n}; data.general has {have} rows")
 
 
 def _announce(stages: Stages, scale: float, properties: bool) -> None:
