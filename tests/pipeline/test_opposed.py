@@ -7,7 +7,7 @@ from batches import other_answers, random_rows
 from boostershot import SAM, SDD, SFT, Booster, LoX, RepNoise, Sum, Vaccine
 from boostershot.core.oracle import Oracle
 from boostershot.data.format import TokenizedRow, collate
-from boostershot.pipeline.opposed import opposed, term_of
+from boostershot.pipeline.opposed import opposed, passes_of, term_of
 from tiny import tiny_llama
 
 
@@ -81,3 +81,22 @@ def test_a_sum_is_opposed_as_a_whole():
     found, _ = at_first_step(both)
     alone, _ = at_first_step(Booster(lam=3, alpha=0.05))
     assert found.loss == pytest.approx(alone.loss)
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        SFT(),
+        Booster(lam=3, alpha=0.05),
+        Vaccine(),
+        RepNoise(),
+        Booster(lam=3, alpha=0.05, align=Vaccine()),
+        Booster(lam=0, alpha=1),
+    ],
+    ids=["sft", "booster", "vaccine", "repnoise", "booster-vaccine", "lam 0"],
+)
+def test_the_declared_passes_are_those_taken(defense):
+    oracle, term = Oracle(model_of()), opposed(defense, ROLES, batch=4, pad_id=0, seed=0)
+    if term is not None:
+        term(oracle)
+    assert passes_of(defense) == pytest.approx(oracle.passes)

@@ -74,6 +74,11 @@ class Adaptive(HarmfulMix):
         if self.opposed and not self.n_harmful:
             raise ValueError(f"opposed is {self.opposed:g}, and no row is harmful; expected a larger p or n")
 
+    @property
+    def passes(self) -> float:
+        """One, or as many as it takes gradients; those of an opposed term come on top."""
+        return self.perturbed.gradients if self.perturbed else 1
+
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """The mix; with a kick that takes steps, in two phases on the same rows."""
         (mix,) = super().phases(pool, seed)

@@ -45,6 +45,11 @@ class Anchor:
         if self.n < 1:
             raise ValueError(f"n is {self.n}; expected 1 or more")
 
+    @property
+    def passes(self) -> float:
+        """What a step costs: a pass, and with `kl` the released model's forward, a third of one."""
+        return 1 + 1 / 3 if self.kl else 1
+
     def term(self, oracle: Oracle, rows: Rows, released: Mapping[str, Tensor]) -> Step:
         """mu * b.
 

@@ -69,6 +69,11 @@ class Attack(ABC):
         return self.n_harmful / self.n if self.n else 0.0
 
     @property
+    def passes(self) -> float:
+        """Forward-backward passes over a batch in one of its steps."""
+        return 1
+
+    @property
     def askings(self) -> Mapping[str, Asking]:
         """How the attacked model is asked; the first is the attacker's own way, each other is reported apart."""
         return {"plain": PLAIN}

@@ -34,6 +34,17 @@ def term_of(defense: Defense) -> Term | None:
     return lambda oracle, batch: alignment.term(oracle, batch) + inner(oracle, batch)
 
 
+def passes_of(defense: Defense) -> float:
+    """Forward-backward passes over a batch that its term takes in an attacker's step."""
+    alignment, _ = stages_of(defense)
+    if isinstance(alignment, SFT):
+        return 0
+    if not isinstance(alignment, Regularizer):
+        return alignment.passes + 1
+    own = alignment.term_cost.passes_away if alignment.active else 0  # nobody shares a gradient with it
+    return own + passes_of(alignment.align)
+
+
 def opposed(
     defense: Defense, roles: Mapping[str, Sequence[TokenizedRow]], batch: int, pad_id: int, seed: int
 ) -> Callable[[Oracle], Step] | None:
