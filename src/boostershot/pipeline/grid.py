@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
@@ -231,15 +230,3 @@ def _conclude(stages: Stages, cells: list[Cell]) -> Results:
     results = assemble(stages.recipe, stages.store.root, cells, baseline, failed, judges)
     write_json(stages.store.root / "results.json", results.content)
     return results
-
-
-def quiet_libraries() -> None:
-    """One progress bar at a time: ours. Warnings about libraries' own deprecations tell a user nothing."""
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
