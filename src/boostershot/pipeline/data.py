@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from boostershot.config import AlignSource, Recipe, Source, TaskSource
-from boostershot.config_errors import choices, shown
 from boostershot.data.files import read_records
 from boostershot.data.harmful import load_harmful_answers, load_harmful_prompts
 from boostershot.data.refusals import refusal_for
 from boostershot.data.rows import Completion, HarmfulPrompt, completions, in_categories
 from boostershot.data.splits import HasPrompt, Row, overlaps, prompt_hash, split_rows
 from boostershot.data.tasks import Task, load_task
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices, shown
 
 LOSS_ROWS = 48  # held-out harmful answers whose loss is followed
 GROUPS = 3  # of harm categories for the generalisation, where a recipe names none
@@ -208,8 +207,15 @@ def file_hash(source: str) -> str | None:
     path = Path(source)
     if not path.exists():
         return None
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    return _contents_hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache
+def _contents_hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of the files with their sizes and times; they are asked for with every stage, and read once."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
+    for file, *_ in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

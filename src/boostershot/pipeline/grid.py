@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from boostershot.config import Recipe, build_defense, load_recipe, parse_recipe
+from boostershot.config import AttackSettings, Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
+from boostershot.pipeline.answer_stages import USUAL, Asked
+from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
+from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
-from boostershot.pipeline.progress import Reporter, duration
+from boostershot.pipeline.orders import Task
+from boostershot.pipeline.progress import Reporter, duration, quiet_libraries
 from boostershot.pipeline.properties import measure_properties
 from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
-from boostershot.pipeline.stages import Stages, layers_of
+from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, told
 from boostershot.report import recipe_hash, write_report, write_scorecard
 
@@ -74,14 +79,15 @@ def run(
         measured = PropertyStages(stages) if properties and until in ("evaluate", "report") else None
         if measured:
             measured.check()
-        start_manifest(folder, recipe, torch.get_num_threads())
-        describe_data(folder, **stages.data.facts())
-        _announce(stages, recipe.scale, properties)
-        cells = [cell for seed in recipe.seeds for cell in _cells(stages, seed, until)]
+        with opened(stages) as executor:
+            start_manifest(folder, recipe, torch.get_num_threads())
+            describe_data(folder, **stages.data.facts())
+            _announce(stages, recipe.scale, properties)
+            cells, baseline = _grid(executor, until)
         results = Results(folder, {"rows": [], "summary": []})
         failures: list[str] = []
-        if until in ("evaluate", "report"):
-            results = _conclude(stages, cells)
+        if baseline is not None:
+            results = _conclude(stages, cells, *baseline)
         if measured:
             content = measure_properties(measured, cells, recipe_hash(recipe.to_dict()))
             write_json(folder / "properties.json", content)
@@ -92,7 +98,7 @@ def run(
             reporter.line(f"report: {write_report(folder, redact)}")
     failed = [cell for cell in cells if cell.error]
     if failed:
-        names = "; ".join(f"{c.defense}, {c.attack}, seed {c.seed}: {c.error}" for c in failed)
+        names = "; ".join(f"{c.defense}, {c.label}, seed {c.seed}: {c.error}" for c in failed)
         raise StageFailed(f"{len(failed)} of {len(cells)} cells failed ({names})")
     unscored = [row for row in results.content.get("baseline", ()) if row["status"] == "failed"]
     if unscored:
@@ -145,13 +151,12 @@ def _check(stages: Stages) -> None:
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
     for label, attack in stages.recipe.attacks.items():
-        harmful = round(attack.p * attack.n)
         for kind, wanted, have in (
-            ("harmful", harmful, len(data.splits["attack"])),
-            ("benign", attack.n - harmful, len(data.task.splits["train"])),
+            ("harmful", attack.attack.n_harmful, len(data.splits["attack"])),
+            ("benign", attack.attack.n_benign, len(data.task.splits["train"])),
         ):
             if wanted > have:
-                raise InputError(f"attacks.{label}: p and n need {wanted} {kind} rows; the data has {have}")
+                raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
 
 
 def _announce(stages: Stages, scale: float, properties: bool) -> None:
@@ -168,62 +173,98 @@ def _announce(stages: Stages, scale: float, properties: bool) -> None:
     )
 
 
-def _cells(stages: Stages, seed: int, until: Until) -> list[Cell]:
-    """Every defence under every attack with one seed; a failure leaves its own cells behind and no others."""
-    cells = []
-    for defense in stages.recipe.defenses:
-        try:
-            immunized = stages.immunized(defense, seed)
-        except Exception as error:
-            cells += [Cell(defense, name, seed, error=told(error)) for name in stages.recipe.attacks]
-            continue
-        for attack in stages.recipe.attacks:
-            if until == "immunize":
-                cells.append(Cell(defense, attack, seed, immunized))
-                continue
-            cells.append(_cell(stages, defense, attack, seed, immunized, until))
+def _grid(
+    executor: Executor, until: Until
+) -> tuple[list[Cell], tuple[Mapping[str, Path], Mapping[str, str]] | None]:
+    """All cells, and the evaluations of the un-aligned model by judge with why there is none."""
+    recipe, scored = executor.stages.recipe, until in ("evaluate", "report")
+    tasks = [Task(_cells, (defense, seed, until)) for seed in recipe.seeds for defense in recipe.defenses]
+    found = executor.map([*tasks, *([Task(_judged, (None, [], "the un-aligned model"))] if scored else [])])
+    for one in found:
+        if isinstance(one, Exception):  # none of a stage: those are in the cells
+            raise one
+    baseline = found.pop() if scored else None
+    return [cell for cells in found for cell in cells], baseline
+
+
+def _cells(stages: Stages, defense: str, seed: int, until: Until) -> list[Cell]:
+    """One defence under every attack with one seed; a failure leaves its own cells behind and no others."""
+    cells: list[Cell] = []
+    immunized, error = None, None
+    try:
+        immunized = stages.immunized(defense, seed)
+    except Exception as caught:
+        error = told(caught)
+    for attack, settings in stages.recipe.attacks.items():
+        if immunized is None or until == "immunize":
+            names = settings.attack.askings
+            first = next(iter(names))
+            cells += [Cell(defense, attack, n, seed, immunized, error=error, apart=n != first) for n in names]
+        else:
+            with stages.store.apart():
+                cells += _attacked_cells(stages, defense, attack, seed, immunized, until)
     return cells
 
 
-def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path, until: Until) -> Cell:
-    """One attack on one immunised model, scored at its recorded steps."""
+def _attacked_cells(
+    stages: Stages, defense: str, attack: str, seed: int, immunized: Path, until: Until
+) -> Iterator[Cell]:
+    """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    attacked: Path | None = None
+    folder, error = None, None
+    try:
+        folder = attacked(stages, attack, settings, immunized, seed) if settings.attack.trains else None
+    except Exception as caught:
+        error = told(caught)
+    for number, (name, asking) in enumerate(settings.attack.askings.items()):
+        cell = Cell(defense, attack, name, seed, immunized, folder, error=error, apart=number > 0)
+        if error is None and until in ("evaluate", "report"):
+            cell = _scored(stages, cell, settings, Asked(settings.template, asking))
+        yield cell
+
+
+def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) -> Cell:
+    """The cell with its evaluations."""
     evaluated: dict[tuple[int, str], Path] = {}
     failed: dict[str, str] = {}  # a judge that fails leaves the others alone
-    try:
-        attacked = stages.attacked(attack, settings, immunized, seed)
-        for step in settings.eval_steps if until in ("evaluate", "report") else ():
-            if step > 0 and not settings.judged:
-                continue
-            what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
-            layers = layers_of(immunized, attacked, step, settings.adapter)
-            judged, not_judged = _judged(stages, attacked if step else immunized, layers, what, failed)
-            evaluated |= {(step, judge): stage for judge, stage in judged.items()}
-            failed |= not_judged
-    except Exception as error:
-        return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, told(error))
+    for step in settings.eval_steps:
+        if step > 0 and not settings.judged:
+            continue
+        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        what = f"{cell.defense}{after}, seed {cell.seed}"
+        layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
+        of = cell.attacked if step else cell.immunized
+        judged, not_judged = _judged(stages, of, layers, what, failed, asked)
+        evaluated |= {(step, judge): stage for judge, stage in judged.items()}
+        failed |= not_judged
     errors = "; ".join(dict.fromkeys(failed.values())) or None
-    return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, errors)
+    return replace(cell, evaluated=evaluated, judge_errors=failed, error=errors)
 
 
 def _judged(
-    stages: Stages, of: Path | None, layers: list[Layer], what: str, without: Collection[str] = ()
+    stages: Stages,
+    of: Path | None,
+    layers: list[Layer],
+    what: str,
+    without: Collection[str] = (),
+    asked: Asked = USUAL,
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """The evaluations of one model by judge, and why there is none; judges in `without` are not asked."""
     found, failed = {}, {}
     for judge in stages.panel:
         if judge not in without:
-            try:
-                found[judge] = stages.evaluated(of, layers, what, judge)
-            except Exception as error:
-                failed[judge] = told(error)
+            with stages.store.apart():
+                try:
+                    found[judge] = stages.evaluated(of, layers, what, judge, asked)
+                except Exception as error:
+                    failed[judge] = told(error)
     return found, failed
 
 
-def _conclude(stages: Stages, cells: list[Cell]) -> Results:
-    """Score the un-aligned model and write results.json."""
-    baseline, failed = _judged(stages, None, [], "the un-aligned model")
+def _conclude(
+    stages: Stages, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]
+) -> Results:
+    """Write results.json; `baseline` and `failed` are of the un-aligned model."""
     for error in dict.fromkeys(failed.values()):
         stages.reporter.line(f"the un-aligned model could not be scored: {error}")
     judges = [stages.described(judge) for judge in stages.panel]
