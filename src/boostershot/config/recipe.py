@@ -20,7 +20,7 @@ from boostershot.config.properties import Properties
 from boostershot.config.reading import Overrides, apply_overrides, read_recipe
 from boostershot.config.section import Section, part_of
 from boostershot.config.training import Immunize
-from boostershot.config.values import Count, Label, Name, Number, Seed, distinct
+from boostershot.config.values import Count, Label, Name, Number, Seed, Text, distinct
 from boostershot.errors import InputError, choices, shown
 
 

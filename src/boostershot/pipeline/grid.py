@@ -173,9 +173,7 @@ def _announce(stages: Stages, scale: float, properties: bool) -> None:
     )
 
 
-def _grid(
-    executor: Executor, until: Until
-) -> tuple[list[Cell], tuple[Mapping[str, Path], Mapping[str, str]] | None]:
+def _grid(executor: Executor, until: Until) -> tuple[list[Cell], tuple[Mapping[str, Path], Mapping[str, str]] | None]:
     """All cells, and the evaluations of the un-aligned model by judge with why there is none."""
     recipe, scored = executor.stages.recipe, until in ("evaluate", "report")
     tasks = [Task(_cells, (defense, seed, until)) for seed in recipe.seeds for defense in recipe.defenses]
@@ -261,9 +259,7 @@ def _judged(
     return found, failed
 
 
-def _conclude(
-    stages: Stages, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]
-) -> Results:
+def _conclude(stages: Stages, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]) -> Results:
     """Write results.json; `baseline` and `failed` are of the un-aligned model."""
     for error in dict.fromkeys(failed.values()):
         stages.reporter.line(f"the un-aligned model could not be scored: {error}")

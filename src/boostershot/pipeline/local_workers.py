@@ -37,7 +37,7 @@ class LocalWorkers:
     def __init__(self, processes: int, reporter: Reporter):
         self.processes, self.reporter = processes, reporter
         self._idle: list[_Process] = []
-        self._busy: dict[Connection, _Process] = {}
+        self._busy: dict[Any, _Process] = {}  # by its connection
 
     @property
     def free(self) -> bool:

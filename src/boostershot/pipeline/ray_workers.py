@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.orders import Order, Outcome, perform
 
 if TYPE_CHECKING:
-    from boostershot.config import Runtime
+    from boostershot.config.recipe import Runtime
     from boostershot.pipeline.progress import Reporter
 
 INSTALL_RAY = "pip install boostershot[ray]"
@@ -48,7 +49,9 @@ class RayWorkers:
         self._running: dict[Any, Order] = {}
         given = runtime.address
         if given not in (None, "auto") and not _answers(given):
-            raise InputError(f"runtime.address: nothing answers at {given}; expected a Ray cluster's HOST:PORT, or auto")
+            raise InputError(
+                f"runtime.address: nothing answers at {given}; expected a Ray cluster's HOST:PORT, or auto"
+            )
         cluster: dict[str, Any] = {"address": given} if given else {
             "address": "local",
             "num_cpus": runtime.processes * threads,
@@ -56,7 +59,7 @@ class RayWorkers:
         }  # fmt: skip
         before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(**cluster, log_to_driver=False, logging_level="error")
+            ray.init(**cluster, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             said = str(error).strip().splitlines()[0]
             raise InputError(
