@@ -9,10 +9,12 @@ from typing import Literal
 
 import torch
 
+from boostershot.attacks.grpo import Reinforced
 from boostershot.config import AttackSettings, Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
+from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
@@ -151,6 +153,8 @@ def _check(stages: Stages) -> None:
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
     for label, attack in stages.recipe.attacks.items():
+        if isinstance(attack.attack, Reinforced):
+            rewards.check(stages, label, attack.attack)
         for kind, wanted, have in (
             ("harmful", attack.attack.n_harmful, len(data.splits["attack"])),
             ("benign", attack.attack.n_benign, len(data.task.splits["train"])),
