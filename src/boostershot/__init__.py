@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl's constructors send some otherwise
 
 if TYPE_CHECKING:
-    from boostershot.attacks import ATTACKS, Adaptive, Anchor, BenignOnly, HarmfulMix, HarmfulOnly, Kick, Perturbed
+    from boostershot.attacks import (
+        ATTACKS,
+        Adaptive,
+        Anchor,
+        BenignOnly,
+        Grpo,
+        GrpoTask,
+        HarmfulMix,
+        HarmfulOnly,
+        Kick,
+        Perturbed,
+    )
     from boostershot.attacks.finetune import AttackArguments, attack
+    from boostershot.attacks.reinforce import ReinforceArguments, reinforce
     from boostershot.core.oracle import NonFiniteError
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
@@ -75,6 +87,8 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "Format": "data.format",
     "GradientAscent": "defenses",
+    "Grpo": "attacks",
+    "GrpoTask": "attacks",
     "HarmfulMix": "attacks",
     "HarmfulOnly": "attacks",
     "immunize": "training.immunize",
@@ -93,6 +107,8 @@ _HOMES = {
     "OfflineJudge": "evaluation.judges",
     "OwnTask": "data.tasks",
     "Patcher": "defenses",
+    "reinforce": "attacks.reinforce",
+    "ReinforceArguments": "attacks.reinforce",
     "Relevance": "evaluation.judges",
     "Perturbed": "attacks",
     "RepNoise": "defenses",
@@ -130,6 +146,8 @@ __all__ = [
     "Booster",
     "Format",
     "GradientAscent",
+    "Grpo",
+    "GrpoTask",
     "HarmfulMix",
     "HarmfulOnly",
     "ImmunizeArguments",
@@ -143,6 +161,7 @@ __all__ = [
     "OwnTask",
     "Patcher",
     "Perturbed",
+    "ReinforceArguments",
     "Relevance",
     "RepNoise",
     "Results",
@@ -165,6 +184,7 @@ __all__ = [
     "load_safe_prompts",
     "load_task",
     "load_texts",
+    "reinforce",
     "run",
     "write_report",
 ]

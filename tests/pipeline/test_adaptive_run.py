@@ -101,6 +101,10 @@ def test_an_anchor_is_logged_and_changes_the_attack(losses):
         ({"attacks.opposed.opposed": 1}, "attacks.opposed.opposed: is 1; expected 0 to below 1"),
         ({"attacks.opposed.kick": {"lr_factor": -1}}, "attacks.opposed.kick.lr_factor: is -1"),
         ({"attacks.opposed.kick": {"share": 0.1}}, "attacks.opposed.kick: nothing changes; expected lr_factor"),
+        (
+            {"attacks.mix": {"method": "grpo", "lr": 1, "steps": 1, "anchor": {}}},
+            "attacks.mix.anchor: is given; expected null, for grpo descends no loss",
+        ),
         ({"attacks.mix.kick": {"noise": 0.1}}, "attacks.mix.kick: unknown key"),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -24,7 +24,7 @@ from boostershot.attacks.anchor import Anchor
 from boostershot.attacks.attack import Attack, AttackRow, Optimizer, Phase
 from boostershot.attacks.extras import Extras, Term
 from boostershot.attacks.moves import Moves, shake
-from boostershot.attacks.optimizers import optimizer_of
+from boostershot.attacks.optimizers import check_optimizer, optimizer_of
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
 from boostershot.core.oracle import START, Oracle
@@ -69,8 +69,7 @@ class AttackArguments(SFTConfig):
     def __post_init__(self) -> None:
         if self.adapter not in ("continue", "fresh", "full"):
             raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
-        if self.optimizer not in get_args(Optimizer):
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected adamw, sgd, adafactor or lion")
+        check_optimizer(self.optimizer)
         super().__post_init__()
 
 

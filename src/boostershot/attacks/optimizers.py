@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from lion_pytorch import Lion
 from transformers import Trainer
 from transformers.optimization import Adafactor
 
+from boostershot.attacks.attack import Optimizer
+
 if TYPE_CHECKING:
     from boostershot.attacks.finetune import AttackArguments
+    from boostershot.attacks.reinforce import ReinforceArguments
 
 
-def optimizer_of(args: AttackArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def check_optimizer(name: str) -> None:
+    """Raises ValueError if there is none of that name."""
+    if name not in get_args(Optimizer):
+        raise ValueError(f"optimizer is {name!r}; expected adamw, sgd, adafactor or lion")
+
+
+def optimizer_of(args: AttackArguments | ReinforceArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """The class and its keywords, as `Trainer` takes them; `Trainer` adds the weight decay by parameter.
 
     adamw is the one that `Trainer` would take (`args.optim` and its betas). sgd has no momentum unless it is given

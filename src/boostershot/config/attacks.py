@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, StrictBool, model_validator
 
 from boostershot.attacks import ATTACKS, Anchor, Attack
 from boostershot.attacks.attack import Optimizer
+from boostershot.attacks.grpo import Reinforced
 from boostershot.config.build import build_attack, describe_attack
 from boostershot.config.errors import at_key
 from boostershot.config.section import Section, part_of
@@ -91,7 +92,7 @@ class AttackSettings(Training):
         """
         known = {key: getattr(self, key) for key in Training.model_fields}
         length = {} if steps is None else {"steps": steps, "epochs": None}
-        own = {"method": "benign-only", "n": n, "adapter": "fresh", "lora": self.lora or lora or Lora()}
+        own = {**describe_attack(self.attack.twin(n)), "adapter": "fresh", "lora": self.lora or lora or Lora()}
         own |= {"optimizer": self.optimizer, "momentum": self.momentum}
         return AttackSettings(**{**known, **length, **own})
 
@@ -142,6 +143,13 @@ class AttackSettings(Training):
             if place == "attack":  # of several keys, which the message names
                 raise ValueError(said) from None
             raise at_key(place.removeprefix("attack."), said) from None
+        if self.anchor is not None and isinstance(attack, Reinforced):
+            raise at_key("anchor", f"is given; expected null, for {self.method} descends no loss that one is added to")
+        try:
+            attack.check_training(self.batch, self.steps)
+        except ValueError as error:
+            key, _, said = str(error).partition(" ")
+            raise at_key(key, said) from None
         for key, value in describe_attack(attack).items():
             if key != "method":
                 self.__pydantic_extra__[key] = value  # pyright: ignore[reportOptionalSubscript] - extra is allowed

@@ -10,9 +10,12 @@ from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.attack import AttackRow
 from boostershot.attacks.extras import Term
 from boostershot.attacks.finetune import AttackArguments, attack
+from boostershot.attacks.grpo import Reinforced
+from boostershot.attacks.reinforce import ReinforceArguments, reinforce
 from boostershot.config import AttackSettings, build_defense
 from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
+from boostershot.pipeline import rewards
 from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
 from boostershot.pipeline.distance import Distance
@@ -42,6 +45,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         "records": ["losses", "distance"],
         "task": stages.data.task_identity(),
         "general": stages.data.general_identity() if settings.anchor else None,
+        **rewards.identity(stages, method),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
     }
@@ -71,29 +75,35 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
             if settings.judged and step > 0:
                 save(model, tokenizer, folder / f"step-{step}", inner="")
 
-        args = AttackArguments(
-            output_dir=str(folder / "checkpoints"),
+        training = {
+            "output_dir": str(folder / "checkpoints"),
             **attack_arguments(settings, seed),
-        )
+        }
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
-            attack(
-                model,
-                tokenizer,
-                pool,
-                method,
-                args,
-                anchor=settings.anchor.anchor if settings.anchor else None,
-                general=form.fitting(stages.data.general, length) if settings.anchor else (),
-                opposed=_opposed(stages, settings, form, rows_folder, immunized, seed),
-                template=template,
-                max_length=length,
-                record=record,
-                callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
-            )
+            callbacks = [StepsBar(advance), MetricsFile(folder / "metrics.jsonl")]
+            if isinstance(method, Reinforced):
+                reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
+                told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
+                reinforce(model, tokenizer, pool, method, reward, args, **told)
+            else:
+                attack(
+                    model,
+                    tokenizer,
+                    pool,
+                    method,
+                    AttackArguments(**training),
+                    anchor=settings.anchor.anchor if settings.anchor else None,
+                    general=form.fitting(stages.data.general, length) if settings.anchor else (),
+                    opposed=_opposed(stages, settings, form, rows_folder, immunized, seed),
+                    template=template,
+                    max_length=length,
+                    record=record,
+                    callbacks=callbacks,
+                )
         return finished(folder, {"steps": steps})
 
-    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]
     return stages.store.run("attack", config, parents, work)
 
 

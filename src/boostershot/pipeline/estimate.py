@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from boostershot.attacks.adaptive import Adaptive
+from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
@@ -142,7 +143,16 @@ class Work:
 
     def attacking(self, name: str, a: AttackSettings, defense: Mapping[str, Any] | None = None) -> Planned:
         """An attack; `defense` is what an adaptive one may oppose."""
-        length, n, p = a.total_steps, a.attack.n, a.attack.p
+        length, n, p = a.total_steps, a.attack.n, a.attack.p or 0.0
+        if isinstance(a.attack, Reinforced):
+            judged = 2 * isinstance(a.attack, Grpo)  # offline reads an answer twice
+            answer = (PROMPT if judged else TASK_ROW) + a.attack.answer_tokens
+            return Planned(
+                f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} answers, lr {a.lr:g}, {n:,} prompts",
+                length * a.batch * answer * (2 + judged),  # written, judged, trained on
+                length,
+                length,
+            )
         each = a.attack.passes + (a.anchor.anchor.passes if a.anchor else 0)
         if defense is not None and isinstance(a.attack, Adaptive) and a.attack.opposed:
             each += passes_of(build_defense(defense, "defense"))
