@@ -119,8 +119,8 @@ def plan(recipe: Recipe, properties: bool = False) -> list[str]:
     return [
         *([f"at scale {recipe.scale:g} of the recipe's samples and steps"] if recipe.scale < 1 else []),
         *(f"{stage.what}; {in_words(stage.tokens)} tokens" for stage in stages),
-        f"{len(stages)} stages, {steps:,} optimiser steps, {round(passes, 1):,.10g} forward-backward passes over a batch, about "
-        f"{in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
+        f"{len(stages)} stages, {steps:,} optimiser steps, {round(passes, 1):,.10g} forward-backward passes over a batch, "
+        f"about {in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
     ]
 
 
