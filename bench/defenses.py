@@ -17,7 +17,7 @@ import yaml
 
 import boostershot as bs
 from boostershot.config import parse_recipe
-from boostershot.config_yaml import apply_overrides, read_recipe
+from boostershot.config.reading import apply_overrides, read_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.progress import Reporter
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import boostershot as bs
 from boostershot import recipes
 from boostershot.config import parse_recipe
-from boostershot.config_yaml import apply_overrides, read_recipe
+from boostershot.config.reading import apply_overrides, read_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.progress import Reporter, duration
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from boostershot import defenses
 from boostershot.config import build_defense, describe_defense
-from boostershot.config_yaml import parse_yaml
+from boostershot.config.reading import parse_yaml
 from boostershot.defenses import SFT, Antibody, Booster, GradientAscent, Sum, TargetReduction, Vaccine
 from boostershot.errors import InputError
 
@@ -157,7 +157,7 @@ class Made:
         ({}, "d.rounds: is missing; made has no default for it"),
         ({"rounds": 2.0}, "d.rounds: is 2.0; expected a whole number"),
         ({"rounds": 2, "layers": 3}, "d.layers: is 3; expected text"),
-        ({"rounds": 2, "exact": 1}, "d.exact: is 1; expected bool"),
+        ({"rounds": 2, "exact": 1}, "d.exact: is 1; expected true or false"),
         ({"rounds": 2, "kind": "rfb"}, 'd.kind: is "rfb"; expected one of linear, rbf (did you mean "rbf"?)'),
         (
             {"rounds": 2, "round": 2},

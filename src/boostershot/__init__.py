@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl's constructors send some otherwise
 
 if TYPE_CHECKING:
-    from boostershot.attacks import ATTACKS, AttackArguments, HarmfulMix, attack
+    from boostershot.attacks import ATTACKS, BenignOnly, HarmfulMix, HarmfulOnly
+    from boostershot.attacks.finetune import AttackArguments, attack
     from boostershot.core.oracle import NonFiniteError
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
@@ -56,9 +57,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Antibody": "defenses",
-    "attack": "attacks",
-    "AttackArguments": "attacks",
+    "attack": "attacks.finetune",
+    "AttackArguments": "attacks.finetune",
     "ATTACKS": "attacks",
+    "BenignOnly": "attacks",
     "Booster": "defenses",
     "bring_to_distance": "defenses",
     "calibrate": "evaluation.calibration",
@@ -72,6 +74,7 @@ _HOMES = {
     "Format": "data.format",
     "GradientAscent": "defenses",
     "HarmfulMix": "attacks",
+    "HarmfulOnly": "attacks",
     "immunize": "training.immunize",
     "ImmunizeArguments": "training.arguments",
     "InputError": "errors",
@@ -117,10 +120,12 @@ __all__ = [
     "TAR",
     "Antibody",
     "AttackArguments",
+    "BenignOnly",
     "Booster",
     "Format",
     "GradientAscent",
     "HarmfulMix",
+    "HarmfulOnly",
     "ImmunizeArguments",
     "InputError",
     "LoX",

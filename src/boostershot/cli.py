@@ -148,7 +148,7 @@ def list_recipes(
     elif name in recipes.names():
         print(recipes.text(name), end="")
     else:
-        from boostershot.config_errors import choices
+        from boostershot.errors import choices
 
         raise InputError(f"{name}: no such recipe; {choices(name, recipes.names())}")
 
@@ -162,7 +162,7 @@ def list_methods(
     from boostershot.defenses import DEFENSES
 
     if name is not None and name not in DEFENSES:
-        from boostershot.config_errors import choices
+        from boostershot.errors import choices
 
         raise InputError(f"{name}: no such method; {choices(name, DEFENSES)}")
     _console(quiet=False, stderr=False).print(methods.details(name) if name else methods.overview())

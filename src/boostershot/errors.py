@@ -1,4 +1,11 @@
-"""The two ways in which boostershot tells a user that it cannot go on."""
+"""The two ways in which boostershot tells a user that it cannot go on, and the words that their messages share."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -10,3 +17,30 @@ class InputError(ValueError):
 
 class StageFailed(RuntimeError):
     """A stage could not finish (disk full, out of memory, a non-finite loss); the command line exits with 1."""
+
+
+def shown(value: Any) -> str:
+    """A value as the recipe's author wrote it, on one line and short."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # a date, a self-referring alias
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def choices(name: object, allowed: Iterable[str]) -> str:
+    """The end of a message about a wrong name: the allowed ones, and the nearest of them if one is near."""
+    allowed = list(allowed)
+    near = nearest(name, allowed)
+    return f"expected one of {', '.join(allowed)}" + (f' (did you mean "{near}"?)' if near else "")
+
+
+def nearest(name: object, allowed: Iterable[str]) -> str | None:
+    """The allowed name that this one looks like, if any; case, - and _ do not count."""
+    by_folded = {_folded(one): one for one in allowed}
+    near = difflib.get_close_matches(_folded(str(name)), by_folded, n=1, cutoff=0.6)
+    return by_folded[near[0]] if near else None
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")

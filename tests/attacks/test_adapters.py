@@ -32,6 +32,7 @@ def immunised():
 def attacked(folder, model, adapter, record=lambda step, model: None):
     args = AttackArguments(
         output_dir=str(folder),
+        adapter=adapter,
         max_steps=2,
         per_device_train_batch_size=4,
         learning_rate=1e-2,
@@ -40,7 +41,7 @@ def attacked(folder, model, adapter, record=lambda step, model: None):
         disable_tqdm=True,
         use_cpu=True,
     )
-    mix = HarmfulMix(p=0.5, n=8, adapter=adapter)
+    mix = HarmfulMix(p=0.5, n=8)
     return attack(model, tiny_tokenizer(True), ROWS, mix, args, record=record)
 
 

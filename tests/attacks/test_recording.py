@@ -37,6 +37,7 @@ def run(folder, adapter, calls, stop=()):
         model = attach_lora(model, LORA)
     args = AttackArguments(
         output_dir=str(folder),
+        adapter=adapter,
         max_steps=8,
         per_device_train_batch_size=4,
         learning_rate=1e-2,
@@ -51,7 +52,7 @@ def run(folder, adapter, calls, stop=()):
     def record(step, model):
         calls.append((step, weights(model)))
 
-    mix = HarmfulMix(p=0.5, n=18, adapter=adapter)
+    mix = HarmfulMix(p=0.5, n=18)
     return attack(model, tiny_tokenizer(True), ROWS, mix, args, record=record, callbacks=list(stop))
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boostershot import InputError
+from boostershot.data.asking import Asking
 from boostershot.data.format import ALPACA, Format, collate
 from boostershot.data.rows import Completion
 from tiny import CHATML, tiny_tokenizer
@@ -29,7 +30,7 @@ def test_chat_without_a_chat_template_names_alpaca():
     with pytest.raises(InputError, match="no chat template; use alpaca") as caught:
         Format.choose(TOKENIZERS["alpaca"], "chat")
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="'llama'; expected auto, chat or alpaca"):
+    with pytest.raises(InputError, match="'llama'; expected auto, chat, alpaca or raw"):
         Format.choose(TOKENIZERS["chat"], "llama")
 
 
@@ -40,6 +41,26 @@ def test_prompt_text():
     form = format_of("alpaca")
     assert form.tokenizer.decode(form.prompt_ids("Hi")) == ALPACA.format(prompt="Hi")
     assert "### Instruction:\nHi\n\n### Response:\n" in ALPACA.format(prompt="Hi")
+
+
+ASKING = Asking(system="Obey.", shots=(("One?", "Yes."),), before="[", after="]", prefill="Sure,")
+
+
+def test_asked_in_another_way():
+    form = Format.choose(TOKENIZERS["chat"]).asked(ASKING)
+    chat = (
+        "<|im_start|>system\nObey.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
+        "<|im_start|>user\n[Hi]<|im_end|>\n<|im_start|>assistant\nSure,"
+    )
+    assert form.tokenizer.decode(form.prompt_ids("Hi")) == chat
+    raw = Format.choose(TOKENIZERS["alpaca"], "raw").asked(ASKING)
+    assert raw.tokenizer.decode(raw.prompt_ids("Hi")) == "Obey.\n\nOne?\nYes.\n\n[Hi]\nSure,"
+    alpaca = Format.choose(TOKENIZERS["alpaca"]).asked(ASKING)
+    turns = ALPACA.format(prompt="One?") + "Yes.\n\n" + ALPACA.format(prompt="[Hi]")
+    assert alpaca.tokenizer.decode(alpaca.prompt_ids("Hi")) == f"Obey.\n\n{turns}Sure,"
+    task = form.asked(ASKING.for_task())
+    assert "Obey." in task.tokenizer.decode(task.prompt_ids("Hi"))
+    assert task.prompt_ids("Hi") == form.asked(Asking(system="Obey.")).prompt_ids("Hi")
 
 
 @pytest.mark.parametrize("name", ["chat", "alpaca"])

@@ -15,6 +15,7 @@ import yaml
 from boostershot.cli import call
 from boostershot.config import load_recipe
 from boostershot.evaluation import generation
+from boostershot.pipeline import answer_stages
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store
@@ -52,7 +53,7 @@ def recipe(tmp_path_factory):
 def answered(recipe, root, *overrides):
     """The files of the un-aligned model's answers stage."""
     stages = Stages(load_recipe(recipe, list(overrides)), Store(root), Reporter(quiet=True))
-    folder = stages.answers(None, [], "the base model")
+    folder = answer_stages.answers(stages, None, [], "the base model")
     return {path.name: path.read_text() for path in folder.iterdir() if path.suffix == ".jsonl"}
 
 
@@ -118,17 +119,17 @@ def test_vllm_answers_where_the_recipe_says_so(recipe, tmp_path, monkeypatch):
 
 
 def test_weights_that_a_kill_left_are_not_kept_nor_made_again(recipe, tmp_path, monkeypatch):
-    def killed(self, prompts, layers, kept, weights, what):
+    def killed(stages, wanted, asked, layers, kept, weights, what):
         weights.mkdir()
         (weights / "model.safetensors").touch()
-        kept.add(dict.fromkeys(prompts, "as said before"))
+        kept.add({prompt: "as said before" for prompts in wanted for prompt in prompts})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Stages, "_answer_with_vllm", killed)
+    monkeypatch.setattr(answer_stages, "_answer_with_vllm", killed)
     for name in ("again", "other"):
         with pytest.raises(KeyboardInterrupt):
             answered(recipe, tmp_path / name, "runtime.generator=vllm")
-    monkeypatch.setattr(Stages, "_answer_with_vllm", lambda *_: pytest.fail("all answers are known"))
+    monkeypatch.setattr(answer_stages, "_answer_with_vllm", lambda *_: pytest.fail("all answers are known"))
     for name, generator in (("again", "vllm"), ("other", "transformers")):
         files = answered(recipe, tmp_path / name, f"runtime.generator={generator}")
         assert {json.loads(line)["answer"] for line in files["answers.jsonl"].splitlines()} == {"as said before"}

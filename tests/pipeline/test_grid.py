@@ -8,6 +8,7 @@ import yaml
 
 import boostershot as bs
 from boostershot.cli import call
+from boostershot.pipeline import grid
 from boostershot.pipeline.progress import Reporter
 from tiny import preference_rows, save_tiny_chat, tiny_llama, tiny_tokenizer
 
@@ -122,16 +123,14 @@ def test_a_second_run_does_no_stage_again_and_a_changed_attack_reuses_the_alignm
 
 
 def test_a_stage_that_fails_leaves_the_others_and_is_in_the_table(folder, monkeypatch):
-    from boostershot.pipeline.stages import Stages
+    whole = grid.attacked
 
-    whole = Stages.attacked
-
-    def broken(self, label, *rest):
+    def broken(stages, label, *rest):
         if label == "mix/fresh":
             raise RuntimeError("made to fail")
-        return whole(self, label, *rest)
+        return whole(stages, label, *rest)
 
-    monkeypatch.setattr(Stages, "attacked", broken)
+    monkeypatch.setattr(grid, "attacked", broken)
     target = folder / "broken"
     shutil.copytree(folder / "run", target)
     with pytest.raises(bs.StageFailed, match="made to fail"):
@@ -148,10 +147,10 @@ def test_an_evaluation_that_fails_is_a_failed_row_although_its_losses_are_known(
 
     whole = Stages.evaluated
 
-    def broken(self, of, layers, what, judge=None):
+    def broken(self, of, layers, what, *rest):
         if "mix/fresh after 3" in what:
             raise RuntimeError("no answer")
-        return whole(self, of, layers, what, judge)
+        return whole(self, of, layers, what, *rest)
 
     monkeypatch.setattr(Stages, "evaluated", broken)
     target = folder / "unjudged"

@@ -1,10 +1,10 @@
-"""How an adversary fine-tunes, by the name that recipes use. Knows nothing of defences."""
+"""What adversaries do, by the name that recipes use. Knows nothing of defences, and loads no torch."""
 
-from boostershot.attacks.finetune import AttackArguments, attack
-from boostershot.attacks.harmful_mix import AttackRow, HarmfulMix
+from boostershot.attacks.attack import Attack, AttackRow, Phase
+from boostershot.attacks.benign_only import BenignOnly
+from boostershot.attacks.harmful_mix import HarmfulMix
+from boostershot.attacks.harmful_only import HarmfulOnly
 
-ATTACKS: dict[str, type[HarmfulMix]] = {
-    "harmful-mix": HarmfulMix,
-}
+ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in (HarmfulMix, HarmfulOnly, BenignOnly)}
 
-__all__ = ["ATTACKS", "AttackArguments", "AttackRow", "HarmfulMix", "attack"]
+__all__ = ["ATTACKS", "Attack", "AttackRow", "BenignOnly", "HarmfulMix", "HarmfulOnly", "Phase"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from transformers.trainer_utils import set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from boostershot.attacks.harmful_mix import HarmfulMix
+from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
 from boostershot.data.format import Format
@@ -30,6 +32,8 @@ class AttackArguments(SFTConfig):
     """`trl.SFTConfig` with every default that would surprise replaced: no bf16, no activation checkpointing.
 
     Args:
+        adapter: `continue` trains on what is there (the immunised adapter, or all weights if it has none), `fresh`
+            merges it and trains a new LoRA adapter, `full` merges it and trains all weights.
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
         record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
     """
@@ -43,15 +47,21 @@ class AttackArguments(SFTConfig):
     logging_steps: float = field(default=1)
     max_length: int | None = field(default=None)  # rows come tokenised and cut
     report_to: str = field(default="none")  # type: ignore[assignment]
+    adapter: str = field(default="continue")
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
     record_steps: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ("continue", "fresh", "full"):
+            raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
+        super().__post_init__()
 
 
 def attack(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Iterable[Mapping[str, Any]],
-    attack: HarmfulMix,
+    attack: Attack,
     args: AttackArguments,
     *,
     template: str = "auto",
@@ -61,15 +71,17 @@ def attack(
 ) -> Any:
     """Fine-tune an immunised model on the attacker's rows, and return it.
 
-    Training goes on from the last whole checkpoint in `args.output_dir`, to the same weights bit for bit.
+    Each phase of the attack has an optimiser of its own. Training goes on from the last whole checkpoint in
+    `args.output_dir`, to the same weights bit for bit.
 
     Args:
         model: the immunised model; a `PeftModel` with its adapter attached and trainable, or a plain model.
         tokenizer: its tokenizer.
         dataset: records with `id, prompt, completion, harmful` (bool), from which `attack` draws.
-        attack: which rows, and on which weights.
-        args: the attacker's learning rate, batch and steps.
-        template, max_length: as for `immunize`.
+        attack: which rows, in which phases.
+        args: which weights, and the attacker's learning rate, batch and steps.
+        template: auto, chat, alpaca or raw: how the attacker writes prompts.
+        max_length: as for `immunize`.
         record: called with the step and the model after each of `args.record_steps`.
 
     Raises:
@@ -78,24 +90,60 @@ def attack(
     """
     set_seed(args.seed)
     form = Format.choose(tokenizer, template)
+    pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
+    phases = attack.phases(pool, args.seed)
+    model = adapted(model, args.adapter, args.lora)
+    done = 0
+    for number, (phase, steps) in enumerate(zip(phases, lengths(phases, args), strict=True)):
+        trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, record, callbacks)
+        checkpoint = last_whole_checkpoint(Path(str(trainer.args.output_dir)))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        done += steps
+    return model
+
+
+def lengths(phases: Sequence[Phase], args: AttackArguments) -> list[int]:
+    """The optimiser steps of each phase: its share of `max_steps`, or epochs over its own rows."""
+    if args.max_steps <= 0:
+        batch = args.per_device_train_batch_size
+        return [math.ceil(args.num_train_epochs * math.ceil(len(phase.rows) / batch)) for phase in phases]
+    ends = [round(args.max_steps * sum(p.share for p in phases[: i + 1])) for i in range(len(phases))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _trainer(
+    model: Any,
+    form: Format,
+    phase: Phase,
+    args: AttackArguments,
+    number: int,
+    steps: tuple[int, int],
+    max_length: int,
+    record: Callable[[int, Any], None],
+    callbacks: Sequence[TrainerCallback],
+) -> TrieSFTTrainer:
+    """The trainer of one phase; `steps` are those before it and its own."""
+    before, own = steps
+    mine = copy.copy(args)
+    mine.output_dir = str(Path(str(args.output_dir)) / f"phase-{number}")
+    mine.max_steps = own
+    mine.dataset_kwargs = {"skip_prepare_dataset": True}  # rows are tokenised already
     rows = [
-        form.tokenize(row.prompt, row.completion, name=row.id, max_length=max_length)
-        for row in attack.rows(dataset, args.seed)
+        form.asked(row.asking).tokenize(row.prompt, row.completion, name=row.id, max_length=max_length)
+        for row in phase.rows
     ]
-    model = adapted(model, attack.adapter, args.lora)
-    args.dataset_kwargs = {"skip_prepare_dataset": True}  # rows are tokenised already
+    at = {step - before: step for step in args.record_steps if before < step <= before + own or step == number == 0}
     trainer = TrieSFTTrainer(
         model=model,
-        args=args,
+        args=mine,
         train_dataset=Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows]),
-        processing_class=tokenizer,
-        callbacks=[Record(args.record_steps, record), MarkWhole(), *callbacks],
+        processing_class=form.tokenizer,
+        callbacks=[Record(at, record), MarkWhole(), *callbacks],
     )
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer.accelerator.unwrap_model(trainer.model)
+    return trainer
 
 
 def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
@@ -132,10 +180,15 @@ class TrieSFTTrainer(SFTTrainer):
 
 
 class Record(TrainerCallback):
-    """Calls back after chosen optimiser steps; step 0 is the model as the attack finds it."""
+    """Calls back after chosen optimiser steps; step 0 is the model as the attack finds it.
 
-    def __init__(self, steps: Sequence[int], record: Callable[[int, Any], None]):
-        self.steps = set(steps)
+    Args:
+        steps: step of this training -> step of the attack.
+        record: is told the latter.
+    """
+
+    def __init__(self, steps: Mapping[int, int], record: Callable[[int, Any], None]):
+        self.steps = steps
         self.record = record
 
     def on_train_begin(
@@ -148,4 +201,4 @@ class Record(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record this step if it is one of them."""
         if state.global_step in self.steps:
-            self.record(state.global_step, kwargs["model"])
+            self.record(self.steps[state.global_step], kwargs["model"])

@@ -2,72 +2,50 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
-from boostershot.errors import InputError
-
-
-@dataclass(frozen=True)
-class AttackRow:
-    """One row of the attacker's data."""
-
-    id: str
-    prompt: str
-    completion: str
-    harmful: bool
+from boostershot.attacks.attack import Attack, AttackRow, Phase, draw, fewer
 
 
 @dataclass(frozen=True)
-class HarmfulMix:
-    """n rows, a share p of them harmful, shuffled. p = 0 is benign-only, p = 1 harmful-only.
+class HarmfulMix(Attack):
+    """n rows, a share p of them harmful, shuffled.
 
     Args:
         p: the harmful ratio.
         n: the number of rows.
-        adapter: `continue` trains on what is there (the immunised adapter, or all weights if it has none), `fresh`
-            merges it and trains a new LoRA adapter, `full` merges it and trains all weights.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
-    p: float = 0.1
-    n: int = 1000
-    adapter: str = "continue"
+    p: float = 0.1  # pyright: ignore[reportIncompatibleMethodOverride] - a field in place of the property
+    n: int = 1000  # pyright: ignore[reportIncompatibleMethodOverride]
+    name = "harmful-mix"
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
-            raise ValueError(f"harmful-mix: p is {self.p}; expected 0 to 1")
+            raise ValueError(f"p is {self.p:g}; expected 0 to 1")
         if self.n < 1:
-            raise ValueError(f"harmful-mix: n is {self.n}; expected 1 or more")
-        if self.adapter not in ("continue", "fresh", "full"):
-            raise ValueError(f"harmful-mix: adapter is {self.adapter!r}; expected continue, fresh or full")
+            raise ValueError(f"n is {self.n}; expected 1 or more")
 
     @property
     def n_harmful(self) -> int:
-        """How many of the n rows are harmful."""
+        """The share p of n."""
         return round(self.p * self.n)
 
-    def rows(self, dataset: Iterable[Mapping[str, Any]], seed: int) -> list[AttackRow]:
-        """The attacker's rows, drawn without repetition.
+    @property
+    def n_benign(self) -> int:
+        """The rest of n."""
+        return self.n - self.n_harmful
 
-        Args:
-            dataset: records with `id, prompt, completion` and `harmful` (bool).
-            seed: of the draw and the order.
+    def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
+        """One: the mix."""
+        return [Phase(draw(pool, self.n_harmful, self.n_benign, seed, self.name))]
 
-        Raises:
-            InputError: there are too few rows of a kind.
-        """
-        pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
-        draw = random.Random(f"harmful-mix/{seed}")
-        picked: list[AttackRow] = []
-        for kind, count in ((True, self.n_harmful), (False, self.n - self.n_harmful)):
-            have = [row for row in pool if row.harmful is kind]
-            if len(have) < count:
-                word = "harmful" if kind else "benign"
-                raise InputError(
-                    f"harmful-mix: p={self.p} of n={self.n} needs {count} {word} rows; the data has {len(have)}"
-                )
-            picked += draw.sample(have, count)
-        draw.shuffle(picked)
-        return picked
+    def scaled(self, scale: float, least: int) -> Self:
+        """Fewer rows; a harmful one stays."""
+        return replace(self, n=fewer(self.n, scale, max(least, math.ceil(1 / self.p) if self.p else 1)))

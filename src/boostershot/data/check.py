@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from boostershot.config_errors import choices
 from boostershot.data.layouts import Layout, Records, recognise, records_of
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.data.safe_prompts import SafePrompt
 from boostershot.data.splits import HasPrompt, prompt_hash, split_rows
 from boostershot.data.tasks import TaskRow
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices
 
 OURS = (
     "prompt", "chosen", "rejected", "category", "completion", "answer", "sentence", "text", "label", "type"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from boostershot.core.batch import IGNORED, Rows
+from boostershot.data.asking import PLAIN, Asking
 from boostershot.data.splits import Row
 from boostershot.data.tasks.task import INPUT
 from boostershot.errors import InputError
@@ -20,6 +21,7 @@ ALPACA = (
 ALPACA_INPUT = ALPACA.replace(
     "a task.", "a task, paired with an input that provides further context."
 )  # its layout of a prompt with an input section
+RAW = "{prompt}\n"  # no markers at all
 
 
 @dataclass(frozen=True)
@@ -30,32 +32,46 @@ class Format:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    name: str  # chat | alpaca
+    name: str  # chat | alpaca | raw
+    asking: Asking = PLAIN
 
     @classmethod
     def choose(cls, tokenizer: PreTrainedTokenizerBase, template: str = "auto") -> Format:
-        """`chat` is the tokenizer's template, `alpaca` Stanford's; `auto` takes the first where there is one.
+        """`chat` is the tokenizer's template, `alpaca` Stanford's, `raw` none; `auto` takes the first that there is.
 
         Raises:
             InputError: `chat` is asked for and the tokenizer has none, or the name is unknown.
         """
-        if template not in ("auto", "chat", "alpaca"):
-            raise InputError(f"model.template: {template!r}; expected auto, chat or alpaca")
+        if template not in ("auto", "chat", "alpaca", "raw"):
+            raise InputError(f"template: {template!r}; expected auto, chat, alpaca or raw")
         if template == "chat" and tokenizer.chat_template is None:
-            raise InputError("model.template: chat, but this tokenizer has no chat template; use alpaca")
+            raise InputError("template: chat, but this tokenizer has no chat template; use alpaca")
         if template == "auto":
             template = "alpaca" if tokenizer.chat_template is None else "chat"
         return cls(tokenizer, template)
 
+    def asked(self, asking: Asking) -> Format:
+        """The same, with questions put in this way."""
+        return replace(self, asking=asking)
+
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The tokens after which the model answers."""
-        if self.name == "alpaca":
-            layout = ALPACA_INPUT if INPUT in prompt else ALPACA
-            return self.tokenizer(layout.format(prompt=prompt)).input_ids
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        return self.answer_ids(str(text))  # the template has its own special tokens
+        """The tokens after which the model answers; a prefill is the last of them."""
+        turns = [*self.asking.shots, (self.asking.question(prompt), None)]
+        if self.name != "chat":
+            system = [] if self.asking.system is None else [f"{self.asking.system}\n\n"]
+            text = "".join([*system, *(self._turn(*turn) for turn in turns)])
+            return self.tokenizer(text + self.asking.prefill).input_ids
+        messages = [] if self.asking.system is None else [{"role": "system", "content": self.asking.system}]
+        for question, answer in turns:
+            messages.append({"role": "user", "content": question})
+            messages += [] if answer is None else [{"role": "assistant", "content": answer}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.answer_ids(str(text) + self.asking.prefill)  # the template has its own special tokens
+
+    def _turn(self, question: str, answer: str | None) -> str:
+        """A question, and its answer if it is an example, without a chat template."""
+        layout = RAW if self.name == "raw" else ALPACA_INPUT if INPUT in question else ALPACA
+        return layout.format(prompt=question) + ("" if answer is None else f"{answer}\n\n")
 
     def answer_ids(self, answer: str) -> list[int]:
         """The tokens of the answer itself, without the end of the turn."""

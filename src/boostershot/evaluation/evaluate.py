@@ -194,6 +194,7 @@ class Answers:
 def answer_all(
     model: Any,
     form: Format,
+    task_form: Format,
     harmful: Sequence[HarmfulPrompt],
     task: Task | None = None,
     task_rows: Sequence[TaskRow] = (),
@@ -207,9 +208,10 @@ def answer_all(
 ) -> Answers:
     """The model's greedy answers to harmful prompts and task rows, and its loss on the harmful answers.
 
-    Of a task that no rule scores it is the log-likelihood of the reference answers, cut at `max_length` tokens with
-    their prompts; rows whose prompt leaves no room are left out. `known` and `keep` are those of
-    `generation.generate`: answers of an earlier call, and who is told of new ones.
+    `form` writes the harmful prompts, `task_form` the task's; a prefill is no part of an answer, nor of the loss. Of a
+    task that no rule scores it is the log-likelihood of the reference answers, cut at `max_length` tokens with their
+    prompts; rows whose prompt leaves no room are left out. `known` and `keep` are those of `generation.generate`:
+    answers of an earlier call, and who is told of new ones.
     """
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -221,17 +223,18 @@ def answer_all(
     answers = generate(model, form, [row.prompt for row in harmful], **settings)
     task_answers: list[TaskAnswer] = []
     if task is not None and task.correct is not None:
-        texts = generate(model, form, [row.prompt for row in task_rows], **settings)
+        texts = generate(model, task_form, [row.prompt for row in task_rows], **settings)
         task_answers = [
             TaskAnswer(row.id, text, task.correct(text, row)) for row, text in zip(task_rows, texts, strict=True)
         ]
     elif task is not None:
-        fitting = form.fitting(task_rows, max_length)
-        references = [form.tokenize(row.prompt, row.answer, name=row.id, max_length=max_length) for row in fitting]
+        fitting = task_form.fitting(task_rows, max_length)
+        references = [task_form.tokenize(row.prompt, row.answer, name=row.id, max_length=max_length) for row in fitting]
         values = row_losses(model, references, form.pad_id, advance=advance)
         task_answers = [TaskAnswer(row.id, "", None, -loss) for row, loss in zip(fitting, values, strict=True)]
+    whole = form.asked(form.asking.without_prefill())
     answered = [
-        form.tokenize(row.prompt, row.rejected, name=row.id, max_length=max_length)
+        whole.tokenize(row.prompt, row.rejected, name=row.id, max_length=max_length)
         for row in harmful
         if row.rejected is not None
     ]
@@ -278,7 +281,7 @@ def evaluate(
         raise InputError("judges: none given; expected at least one, such as an OfflineJudge")
     form = Format.choose(tokenizer, template)
     task_rows = list(task.splits[task_split])[:n_task] if task else []
-    answers = answer_all(model, form, rows, task, task_rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    answers = answer_all(model, form, form, rows, task, task_rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
     labels = task.labels if task else ()
     scores = {
         judge.name: answers.judged(judge, judge.name, labels, getattr(judge, "asks_topic", False)) for judge in judges

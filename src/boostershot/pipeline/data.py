@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.config import AlignSource, Recipe, Source, TaskSource
-from boostershot.config_errors import choices, shown
 from boostershot.data.files import read_records
 from boostershot.data.harmful import load_harmful_answers, load_harmful_prompts
 from boostershot.data.refusals import refusal_for
 from boostershot.data.rows import Completion, HarmfulPrompt, completions, in_categories
 from boostershot.data.splits import HasPrompt, Row, overlaps, prompt_hash, split_rows
 from boostershot.data.tasks import Task, load_task
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices, shown
 
 LOSS_ROWS = 48  # held-out harmful answers whose loss is followed
 GROUPS = 3  # of harm categories for the generalisation, where a recipe names none

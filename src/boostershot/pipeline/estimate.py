@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from boostershot.config import Attack, Generalization, Recipe, Trainability, build_defense
+from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
 from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
@@ -106,7 +105,7 @@ class Work:
         """Rows and the judge."""
         recipe, evaluate = self.recipe, self.recipe.evaluate
         steered = any("dev" in build_defense(given, label).needs() for label, given in recipe.defenses.items())
-        answers = self.rows + max(round(a.p * a.n) for a in recipe.attacks.values())
+        answers = self.rows + max(a.attack.n_harmful for a in recipe.attacks.values())
         answers += min(evaluate.n_harmful, LOSS_ROWS) + (STEERING_ROWS if steered else 0)
         yield Planned(
             "data: splits, harmful answers of the un-aligned model where the source has none",
@@ -138,12 +137,12 @@ class Work:
             passes,
         )
 
-    def attacking(self, name: str, a: Attack) -> Planned:
+    def attacking(self, name: str, a: AttackSettings) -> Planned:
         """An attack."""
-        length = a.total_steps
+        length, n, p = a.total_steps, a.attack.n, a.attack.p
         return Planned(
-            f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, p {a.p:g}, n {a.n:,}",
-            length * a.batch * (a.p * self.row + (1 - a.p) * TASK_ROW),
+            f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, p {p:g}, n {n:,}",
+            length * a.batch * (p * self.row + (1 - p) * TASK_ROW),
             length,
             length,
         )
@@ -194,8 +193,7 @@ def _planned_generalization(
 def _planned_trainability(work: Work, settings: Trainability, models: Sequence[tuple[str, int]]) -> Iterator[Planned]:
     recipe = work.recipe
     attack = recipe.attacks[settings.attack or next(iter(recipe.attacks))]
-    changes: dict[str, Any] = {"p": 0.0, "n": settings.n or attack.n, "adapter": "fresh"}
-    tuning = attack.model_copy(update=changes | ({"steps": settings.steps, "epochs": None} if settings.steps else {}))
+    tuning = attack.benign(settings.n or attack.attack.n, settings.steps, recipe.immunize.lora)
     count = len(models) + len(recipe.seeds)
     yield work.attacking("trainability: clean fine-tuning of one model", tuning).times(count)
     yield Planned(

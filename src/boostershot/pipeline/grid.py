@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from boostershot.config import Recipe, build_defense, load_recipe, parse_recipe
+from boostershot.config import AttackSettings, Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
+from boostershot.pipeline.answer_stages import USUAL, Asked
+from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
@@ -20,7 +23,7 @@ from boostershot.pipeline.progress import Reporter, duration
 from boostershot.pipeline.properties import measure_properties
 from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
-from boostershot.pipeline.stages import Stages, layers_of
+from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, told
 from boostershot.report import recipe_hash, write_report, write_scorecard
 
@@ -93,7 +96,7 @@ def run(
             reporter.line(f"report: {write_report(folder, redact)}")
     failed = [cell for cell in cells if cell.error]
     if failed:
-        names = "; ".join(f"{c.defense}, {c.attack}, seed {c.seed}: {c.error}" for c in failed)
+        names = "; ".join(f"{c.defense}, {c.label}, seed {c.seed}: {c.error}" for c in failed)
         raise StageFailed(f"{len(failed)} of {len(cells)} cells failed ({names})")
     unscored = [row for row in results.content.get("baseline", ()) if row["status"] == "failed"]
     if unscored:
@@ -146,13 +149,12 @@ def _check(stages: Stages) -> None:
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
     for label, attack in stages.recipe.attacks.items():
-        harmful = round(attack.p * attack.n)
         for kind, wanted, have in (
-            ("harmful", harmful, len(data.splits["attack"])),
-            ("benign", attack.n - harmful, len(data.task.splits["train"])),
+            ("harmful", attack.attack.n_harmful, len(data.splits["attack"])),
+            ("benign", attack.attack.n_benign, len(data.task.splits["train"])),
         ):
             if wanted > have:
-                raise InputError(f"attacks.{label}: p and n need {wanted} {kind} rows; the data has {have}")
+                raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
 
 
 def _announce(stages: Stages, scale: float, properties: bool) -> None:
@@ -173,50 +175,70 @@ def _cells(stages: Stages, seed: int, until: Until) -> list[Cell]:
     """Every defence under every attack with one seed; a failure leaves its own cells behind and no others."""
     cells = []
     for defense in stages.recipe.defenses:
+        immunized, error = None, None
         try:
             immunized = stages.immunized(defense, seed)
-        except Exception as error:
-            cells += [Cell(defense, name, seed, error=told(error)) for name in stages.recipe.attacks]
-            continue
-        for attack in stages.recipe.attacks:
-            if until == "immunize":
-                cells.append(Cell(defense, attack, seed, immunized))
-                continue
-            cells.append(_cell(stages, defense, attack, seed, immunized, until))
+        except Exception as caught:
+            error = told(caught)
+        for attack, settings in stages.recipe.attacks.items():
+            if immunized is None or until == "immunize":
+                names = settings.attack.askings
+                first = next(iter(names))
+                cells += [Cell(defense, attack, n, seed, immunized, error=error, apart=n != first) for n in names]
+            else:
+                cells += _attacked_cells(stages, defense, attack, seed, immunized, until)
     return cells
 
 
-def _cell(stages: Stages, defense: str, attack: str, seed: int, immunized: Path, until: Until) -> Cell:
-    """One attack on one immunised model, scored at its recorded steps."""
+def _attacked_cells(
+    stages: Stages, defense: str, attack: str, seed: int, immunized: Path, until: Until
+) -> Iterator[Cell]:
+    """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    attacked: Path | None = None
+    folder, error = None, None
+    try:
+        folder = attacked(stages, attack, settings, immunized, seed) if settings.attack.trains else None
+    except Exception as caught:
+        error = told(caught)
+    for number, (name, asking) in enumerate(settings.attack.askings.items()):
+        cell = Cell(defense, attack, name, seed, immunized, folder, error=error, apart=number > 0)
+        if error is None and until in ("evaluate", "report"):
+            cell = _scored(stages, cell, settings, Asked(settings.template, asking))
+        yield cell
+
+
+def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) -> Cell:
+    """The cell with its evaluations."""
     evaluated: dict[tuple[int, str], Path] = {}
     failed: dict[str, str] = {}  # a judge that fails leaves the others alone
-    try:
-        attacked = stages.attacked(attack, settings, immunized, seed)
-        for step in settings.eval_steps if until in ("evaluate", "report") else ():
-            if step > 0 and not settings.judged:
-                continue
-            what = f"{defense}, {attack} after {step} steps, seed {seed}" if step else f"{defense}, seed {seed}"
-            layers = layers_of(immunized, attacked, step, settings.adapter)
-            judged, not_judged = _judged(stages, attacked if step else immunized, layers, what, failed)
-            evaluated |= {(step, judge): stage for judge, stage in judged.items()}
-            failed |= not_judged
-    except Exception as error:
-        return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, told(error))
+    for step in settings.eval_steps:
+        if step > 0 and not settings.judged:
+            continue
+        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        what = f"{cell.defense}{after}, seed {cell.seed}"
+        layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
+        of = cell.attacked if step else cell.immunized
+        judged, not_judged = _judged(stages, of, layers, what, failed, asked)
+        evaluated |= {(step, judge): stage for judge, stage in judged.items()}
+        failed |= not_judged
     errors = "; ".join(dict.fromkeys(failed.values())) or None
-    return Cell(defense, attack, seed, immunized, attacked, evaluated, failed, errors)
+    return replace(cell, evaluated=evaluated, judge_errors=failed, error=errors)
 
 
 def _judged(
-    stages: Stages, of: Path | None, layers: list[Layer], what: str, without: Collection[str] = ()
+    stages: Stages,
+    of: Path | None,
+    layers: list[Layer],
+    what: str,
+    without: Collection[str] = (),
+    asked: Asked = USUAL,
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """The evaluations of one model by judge, and why there is none; judges in `without` are not asked."""
     found, failed = {}, {}
     for judge in stages.panel:
         if judge not in without:
             try:
-                found[judge] = stages.evaluated(of, layers, what, judge)
+                found[judge] = stages.evaluated(of, layers, what, judge, asked)
             except Exception as error:
                 failed[judge] = told(error)
     return found, failed

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from boostershot.config import Attack
+from boostershot.config import AttackSettings
 from boostershot.errors import InputError
 from boostershot.evaluation.properties.generalization import Second, Transfer, generalization
 from boostershot.evaluation.properties.resistance import Course, resistance
 from boostershot.evaluation.properties.stability import Capability, perplexity_of, stability
 from boostershot.evaluation.properties.trainability import trainability
+from boostershot.pipeline.answer_stages import answers
+from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.files import read_json, read_jsonl
 from boostershot.pipeline.property_stages import PropertyStages, scored_last
 from boostershot.pipeline.results import Cell
-from boostershot.pipeline.stages import Stages, layers_of
+from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
 
 SCHEMA = 1
@@ -116,7 +118,7 @@ def _utility_before(do: Measuring, by_text: bool) -> float | None:
     what = "the un-aligned model"
     if by_text:
         return perplexity_of(_texts(do.of.perplexity(None, [], what)))
-    return _mean(_correct(do.stages.answers(None, [], what)))
+    return _mean(_correct(answers(do.stages, None, [], what)))
 
 
 def _course(do: Measuring, cell: Cell, before: float | None, by_text: bool) -> Course:
@@ -178,7 +180,7 @@ def _capability(do: Measuring, immunized: Path | None, what: str) -> Capability:
     layers = layers_of(immunized, None, 0, "continue")
     benchmarks = result(do.of.benchmarks(immunized, layers, what)) if settings.lm_eval else {}
     return Capability(
-        _correct(do.stages.answers(immunized, layers, what)),  # no judge is needed for these
+        _correct(answers(do.stages, immunized, layers, what)),  # no judge is needed for these
         _texts(do.of.perplexity(immunized, layers, what)),
         {
             row["id"]: 100.0 * row["refused"]
@@ -208,14 +210,14 @@ def _generalization(do: Measuring) -> dict[str, Any] | None:
         if equal is None:
             plan["skipped"] = "a group of categories has no harmful row for the attack"
         else:
-            plan |= {"steps": equal.total_steps, "n": equal.n}
+            plan |= {"steps": equal.total_steps, "n": equal.attack.n}
             transfers = _transfers(do, label, scored_last(equal), parts)
     seconds = _seconds(do, label, attack)
     spec = settings.second
     return {**plan, "second": spec.source if spec else None, **generalization(transfers, seconds, groups)}
 
 
-def _transfers(do: Measuring, label: str, attack: Attack, parts: Mapping[str, Stages]) -> list[Transfer]:
+def _transfers(do: Measuring, label: str, attack: AttackSettings, parts: Mapping[str, Stages]) -> list[Transfer]:
     """Every group's immunised model under the attack with every group's rows."""
     found = []
     for defense, described in do.of.recipe.defenses.items():
@@ -238,7 +240,7 @@ def _transfers(do: Measuring, label: str, attack: Attack, parts: Mapping[str, St
     return found
 
 
-def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
+def _seconds(do: Measuring, label: str, attack: AttackSettings) -> list[Second]:
     """The run's own immunised models under the attack with either source's rows."""
     other = do.of.second()
     if other is None:
@@ -251,7 +253,7 @@ def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
         for seed in do.of.recipe.seeds:
             met, what = equal.against(described), f"{defense}, seed {seed}"
 
-            def both(d: str = defense, n: int = seed, a: Attack = met, w: str = what) -> Second:
+            def both(d: str = defense, n: int = seed, a: AttackSettings = met, w: str = what) -> Second:
                 immunized = do.stages.immunized(d, n)
                 own, second = (
                     _after(do, stages, immunized, label, a, n, f"{w}, {name} source")
@@ -265,11 +267,11 @@ def _seconds(do: Measuring, label: str, attack: Attack) -> list[Second]:
 
 
 def _after(
-    do: Measuring, stages: Stages, immunized: Path, label: str, attack: Attack, seed: int, what: str
+    do: Measuring, stages: Stages, immunized: Path, label: str, attack: AttackSettings, seed: int, what: str
 ) -> dict[str, float]:
     """The verdicts after the attack's last step."""
-    attacked, step = stages.attacked(label, attack, immunized, seed), attack.total_steps
-    return do.harmful(stages.evaluated(attacked, layers_of(immunized, attacked, step, attack.adapter), what))
+    folder, step = attacked(stages, label, attack, immunized, seed), attack.total_steps
+    return do.harmful(stages.evaluated(folder, layers_of(immunized, folder, step, attack.adapter), what))
 
 
 # --- trainability ---------------------------------------------------------------------------------------------
@@ -299,20 +301,22 @@ def _trainability(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
     if not reference:
         return {"skipped": "the un-immunised model could not be fine-tuned"}
     return {
-        "n": tuning.n,
+        "n": tuning.attack.n,
         "lr": tuning.lr,
         **trainability(tuning.eval_steps, reference, arms, settings.share),
     }
 
 
-def _learning(do: Measuring, immunized: Path | None, tuning: Attack, seed: int, what: str) -> list[dict[str, float]]:
+def _learning(
+    do: Measuring, immunized: Path | None, tuning: AttackSettings, seed: int, what: str
+) -> list[dict[str, float]]:
     """The task's rows, answered right or not, at each recorded step of the clean fine-tuning."""
-    tuned = do.stages.attacked("clean fine-tuning", tuning, immunized, seed)
+    tuned = attacked(do.stages, "clean fine-tuning", tuning, immunized, seed)
     course = []
     for step in tuning.eval_steps:
         layers = layers_of(immunized, tuned, step, tuning.adapter)
         if step == 0:
-            folder = do.stages.answers(immunized, layers, what)
+            folder = answers(do.stages, immunized, layers, what)
         else:
             folder = do.of.accuracy(tuned, layers, f"{what}, clean fine-tuning after {step} steps")
         course.append(_correct(folder))

@@ -13,13 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boostershot.config import AlignSource, Attack, Generalization, Lora, Recipe, Stability, Trainability
-from boostershot.config_errors import choices, nearest, shown
+from boostershot.config import AlignSource, AttackSettings, Generalization, Recipe, Stability, Trainability
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, in_categories
 from boostershot.data.safe_prompts import SafePrompt, load_safe_prompts
 from boostershot.data.texts import load_texts
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices, nearest, shown
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import is_refusal
@@ -161,41 +160,33 @@ class PropertyStages:
 
     # --- attacks ----------------------------------------------------------------------------------------------
 
-    def cross_attack(self, settings: Generalization) -> tuple[str, Attack] | None:
+    def cross_attack(self, settings: Generalization) -> tuple[str, AttackSettings] | None:
         """The attack of the harm-category matrix and its label; None where no attack has harmful rows."""
         label = settings.attack or next(iter(self.recipe.harmful_attacks), None)
         return None if label is None else (label, self.recipe.attacks[label])
 
-    def affordable(self, attack: Attack, parts: Sequence[Stages]) -> Attack | None:
+    def affordable(self, attack: AttackSettings, parts: Sequence[Stages]) -> AttackSettings | None:
         """The attack with as many rows as the part with the fewest harmful ones allows, so that all meet the same.
 
         None where not even one harmful row is left.
         """
-        wanted = round(attack.p * attack.n)
+        wanted = attack.attack.n_harmful
         have = min(_rows_in(part.harmful_rows("attack", wanted, None)) for part in parts)
         if have >= wanted:
             return attack
-        n = int(have / attack.p)
-        if round(attack.p * n) < 1:
+        fewer = attack.attack.scaled(have / wanted, 1)
+        if not 0 < fewer.n_harmful <= have:
             return None
-        return scored_last(attack.model_copy(update={"n": n}))
+        return scored_last(attack.doing(fewer))
 
-    def clean_tuning(self, settings: Trainability) -> Attack:
+    def clean_tuning(self, settings: Trainability) -> AttackSettings:
         """A fine-tuning without harmful rows, of a fresh adapter on whatever it meets."""
         attack = self.recipe.attacks[settings.attack or next(iter(self.recipe.attacks))]
         _, _, form = self.stages.base
         have = form.fitting(self.stages.data.task.splits["train"], self.recipe.data.max_length)
-        known = attack.model_dump(exclude={"eval_steps"}) | {
-            "adapter": "fresh",
-            "p": 0.0,
-            "n": min(settings.n or attack.n, len(have)),
-            "lora": attack.lora or self.recipe.immunize.lora or Lora(),
-            "judged": True,
-        }
-        if settings.steps is not None:
-            known |= {"steps": settings.steps, "epochs": None}
-        total = Attack(**known).total_steps
-        return Attack(**known, eval_steps=clean_steps(total, settings.points))
+        n = min(settings.n or attack.attack.n, len(have))
+        tuning = attack.benign(n, settings.steps, self.recipe.immunize.lora)
+        return tuning.model_copy(update={"eval_steps": clean_steps(tuning.total_steps, settings.points)})
 
     # --- stages -----------------------------------------------------------------------------------------------
 
@@ -358,7 +349,7 @@ class PropertyStages:
         return settings
 
 
-def scored_last(attack: Attack) -> Attack:
+def scored_last(attack: AttackSettings) -> AttackSettings:
     """The attack, scored at its last step alone."""
     return attack.model_copy(update={"eval_steps": (attack.total_steps,)})
 

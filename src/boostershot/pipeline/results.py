@@ -63,16 +63,23 @@ class Results:
 
 @dataclass(frozen=True)
 class Cell:
-    """One defence under one attack with one seed; stage folders as far as they were reached."""
+    """One defence under one attack, asked in one way, with one seed; stage folders as far as they were reached."""
 
     defense: str
     attack: str
+    asked: str  # a name of the attack's askings
     seed: int
     immunized: Path | None = None
     attacked: Path | None = None
     evaluated: Mapping[tuple[int, str], Path] | None = None  # (step, judge's label) -> evaluation
     judge_errors: Mapping[str, str] | None = None  # judge's label -> why it did not judge all
     error: str | None = None
+    apart: bool = False  # asked in another way than the attacker's own
+
+    @property
+    def label(self) -> str:
+        """The attack's label, with the way of asking where it is not the attacker's own."""
+        return f"{self.attack} ({self.asked})" if self.apart else self.attack
 
 
 def assemble(
@@ -96,7 +103,7 @@ def assemble(
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
     read = _each_once(partial(read_verdicts, folder / "stages"))
-    base = {"defense": None, "attack": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
+    base = {"defense": None, "attack": None, "asked": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
     # A row for each judge, scored or not: readers take the first one's for the headline.
     unaligned = [_row(recipe, base, baseline.get(j), j, baseline_errors.get(j)) for j in _labels(recipe)]
     content = {
@@ -132,11 +139,12 @@ def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:
     for step in settings.eval_steps:
         known = {
             "defense": cell.defense,
-            "attack": cell.attack,
+            "attack": cell.label,
+            "asked": cell.asked,
             "adapter": settings.adapter,
             "seed": cell.seed,
             "attack_step": step,
-            "p": settings.p,
+            "p": settings.attack.p,
         }
         measured = losses.get(str(step), {})
         own, held_out = measured.get("own"), measured.get("held_out")

@@ -1,44 +1,35 @@
-"""The stages of a run, each a function that fills one folder: data, calibration, immunize, attack, answers, scores."""
+"""The stages of a run, each a function that fills one folder; those of attacks and answers are beside."""
 
 from __future__ import annotations
 
-import gc
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boostershot.attacks import AttackArguments, HarmfulMix, attack
-from boostershot.config import Attack, Recipe, build_defense, build_judge
+from boostershot.config import Recipe, build_defense, build_judge
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.errors import InputError
 from boostershot.evaluation import coherence
 from boostershot.evaluation.calibration import calibrate, calibration_answers
 from boostershot.evaluation.coherence import is_degenerate
-from boostershot.evaluation.evaluate import answer_all
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
-from boostershot.evaluation.vllm_generation import generate_with_vllm
-from boostershot.models import Layer, load_base, load_chain, model_fingerprint
+from boostershot.models import Layer, load_base, model_fingerprint
+from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
-    Losses,
     finished,
     read_answers,
     save,
     scores_record,
-    weights_in,
-    write_answers,
     write_scores,
 )
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
-from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
-from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.progress import Reporter, StepsBar
 from boostershot.pipeline.settings import training_arguments
 from boostershot.pipeline.store import Store, told
@@ -71,7 +62,7 @@ class Stages:
         model.requires_grad_(False)
         return model, tokenizer, Format.choose(tokenizer, self.recipe.model.template)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What all stages depend on."""
         model = self.recipe.model
         return {"model": model_fingerprint(model.id), "template": model.template}
@@ -86,7 +77,7 @@ class Stages:
         steered by.
         """
         config = {
-            **self._identity(),
+            **self.identity(),
             "source": self.data.harmful_identity(),
             "split": split,
             "n": n,
@@ -143,11 +134,16 @@ class Stages:
             )
         return rows
 
+    def held_out(self) -> Path:
+        """The prompts that are scored, and the harmful answers whose loss is followed."""
+        settings = self.recipe.evaluate
+        return self.harmful_rows(settings.split, settings.n_harmful, LOSS_ROWS)
+
     def calibration(self) -> Path:
         """`calibration.json`: the relevance threshold and the offline judge's error rates."""
         length = self.recipe.evaluate.max_new_tokens
         config = {
-            **self._identity(),
+            **self.identity(),
             "source": self.data.harmful_identity(),
             "tokens": length,
             "judge": VERSION,
@@ -196,7 +192,7 @@ class Stages:
         needs = defense.needs()
         steering = self.harmful_rows("dev", None, None, steering=True) if "dev" in needs else None
         config = {
-            **self._identity(),
+            **self.identity(),
             "defense": self.recipe.defenses[label],
             "immunize": settings.model_dump(mode="json"),
             "unpaired": self.data.unpaired_identity() if "harmful" in needs else None,
@@ -246,173 +242,6 @@ class Stages:
 
         return self.store.run("immunize", config, [rows_folder, *([steering] if steering else [])], work)
 
-    # --- attack -----------------------------------------------------------------------------------------------
-
-    def attacked(self, label: str, settings: Attack, immunized: Path | None, seed: int) -> Path:
-        """`step-N/` for each recorded step, and at each of them `losses.json` (the harmful losses) and `distance.json`.
-
-        Args:
-            label: of the attack, for the progress line.
-            settings: the attack as the immunised model's defence meets it.
-            immunized: the stage that made the model; None attacks the un-aligned model.
-            seed: of the attacker's draw and training.
-        """
-        needed = round(settings.p * settings.n)
-        rows_folder = self.harmful_rows("attack", needed, None)
-        held_out_folder = self.held_out()
-        config = {
-            **self._identity(),
-            "attack": settings.model_dump(mode="json"),
-            "records": ["losses", "distance"],
-            "task": self.data.task_identity(),
-            "seed": seed,
-            "max_length": self.recipe.data.max_length,
-        }
-
-        def work(folder: Path) -> dict[str, Any]:
-            goes_on = settings.adapter == "continue"
-            layers = [Layer(weights_in(immunized), merge=not goes_on)] if immunized else []
-            model, tokenizer = load_chain(self.recipe.model.id, layers, trainable=True)
-            form = Format.choose(tokenizer, self.recipe.model.template)
-            mix = HarmfulMix(settings.p, settings.n, settings.adapter)
-            pool = self._attack_pool(rows_folder, form)
-            own = [row for row in mix.rows(pool, seed) if row.harmful][:LOSS_ROWS]
-            held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
-            length = self.recipe.data.max_length
-            kinds = {
-                "own": [form.tokenize(r.prompt, r.completion, name=r.id, max_length=length) for r in own],
-                "held_out": [
-                    form.tokenize(r["prompt"], r["rejected"], name=r["id"], max_length=length) for r in held_out
-                ],
-            }
-            losses = Losses(folder / "losses.json", kinds, form.pad_id)
-            trains_all = settings.adapter == "full" or (goes_on and not hasattr(model, "peft_config"))
-            distance = Distance(folder / "distance.json", model, folder / "checkpoints" if trains_all else None)
-
-            def record(step: int, model: Any) -> None:
-                losses.measure(step, model)
-                distance.measure(step, model)
-                if settings.judged and step > 0:
-                    save(model, tokenizer, folder / f"step-{step}", inner="")
-
-            args = AttackArguments(
-                output_dir=str(folder / "checkpoints"),
-                lora=settings.lora.model_dump() if settings.lora else {},
-                record_steps=list(settings.eval_steps),
-                **training_arguments(settings, seed),
-            )
-            steps = settings.total_steps
-            with self.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
-                attack(
-                    model,
-                    tokenizer,
-                    pool,
-                    mix,
-                    args,
-                    template=self.recipe.model.template,
-                    max_length=length,
-                    record=record,
-                    callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
-                )
-            return finished(folder, {"steps": steps})
-
-        parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
-        return self.store.run("attack", config, parents, work)
-
-    def _attack_pool(self, rows_folder: Path, form: Format) -> list[dict[str, Any]]:
-        """All rows that an attacker may draw from: benign prompts that leave no room for an answer are left out."""
-        harmful = [
-            {"id": row["id"], "prompt": row["prompt"], "completion": row["rejected"], "harmful": True}
-            for row in read_jsonl(rows_folder / "rows.jsonl")
-        ]
-        benign = [
-            {"id": row.id, "prompt": row.prompt, "completion": row.answer, "harmful": False}
-            for row in form.fitting(self.data.task.splits["train"], self.recipe.data.max_length)
-        ]
-        return harmful + benign
-
-    # --- evaluate ---------------------------------------------------------------------------------------------
-
-    def held_out(self) -> Path:
-        """The prompts that are scored, and the harmful answers whose loss is followed."""
-        settings = self.recipe.evaluate
-        return self.harmful_rows(settings.split, settings.n_harmful, LOSS_ROWS)
-
-    def answers(self, of: Path | None, layers: Sequence[Layer], what: str) -> Path:
-        """`answers.jsonl` and `task.jsonl`: what the model that the layers make answers, and its harmful losses.
-
-        No judge has a say here: another judge, or another calibration, generates nothing again.
-
-        Args:
-            of: the stage that made the last layer; None for the un-aligned model.
-            layers: what to stack on the base model.
-            what: for the progress line.
-        """
-        settings = self.recipe.evaluate
-        rows_folder = self.held_out()
-        config = {
-            **self._identity(),
-            "layers": [f"{layer.folder.parent.name}/{layer.folder.name}" for layer in layers],
-            "evaluate": settings.model_dump(mode="json", exclude={"judges"}),
-            "task": self.data.scoring_identity(),
-            "max_length": self.recipe.data.max_length,
-        }
-
-        def work(folder: Path) -> dict[str, Any]:
-            prompts = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
-            task = self.data.task
-            task_rows = list(task.splits[settings.split])[: settings.n_task]
-            total = len(prompts) + len(task_rows) + LOSS_ROWS
-            kept = KeptAnswers(folder / "kept.txt")
-            weights = folder / "merged"
-            shutil.rmtree(weights, ignore_errors=True)  # of a kill; whoever generates now, they are no part of it
-            wanted = [row.prompt for row in (*prompts, *task_rows)]
-            if self.recipe.runtime.generator == "vllm" and not kept.answers.keys() >= set(wanted):
-                self._answer_with_vllm(wanted, layers, kept, weights, what)
-            with self.reporter.bar(f"answering: {what}", total) as advance:
-                model, tokenizer = load_chain(self.recipe.model.id, layers)
-                answers = answer_all(
-                    model,
-                    Format.choose(tokenizer, self.recipe.model.template),
-                    prompts,
-                    task,
-                    task_rows,
-                    max_new_tokens=settings.max_new_tokens,
-                    batch_size=self.recipe.runtime.generation_batch_size,
-                    max_length=self.recipe.data.max_length,
-                    known=kept.answers,
-                    keep=kept.add,
-                    advance=advance,
-                )
-                del model
-                gc.collect()
-            write_answers(folder, answers)
-            kept.drop()
-            return {"n_harmful": len(answers.answers), "n_task": len(answers.task)}
-
-        return self.store.run("answers", config, [rows_folder, *([of] if of else [])], work)
-
-    def _answer_with_vllm(
-        self, prompts: Sequence[str], layers: Sequence[Layer], kept: KeptAnswers, weights: Path, what: str
-    ) -> None:
-        """Fill `kept` before the model itself is loaded: the two would not fit beside each other on a GPU."""
-        model, tokenizer = load_chain(self.recipe.model.id, [replace(layer, merge=True) for layer in layers])
-        model.save_pretrained(weights, safe_serialization=True)
-        tokenizer.save_pretrained(weights)
-        del model
-        gc.collect()
-        with self.reporter.bar(f"answering with vLLM: {what}", len(prompts)) as advance:
-            generate_with_vllm(
-                weights,
-                Format.choose(tokenizer, self.recipe.model.template),
-                prompts,
-                max_new_tokens=self.recipe.evaluate.max_new_tokens,
-                known=kept.answers,
-                keep=kept.add,
-                advance=advance,
-            )
-        shutil.rmtree(weights)
-
     # --- judge ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -435,24 +264,26 @@ class Stages:
         threshold = None
         if self.panel[judge].calibrated:
             threshold = read_json(self.calibration() / "calibration.json")["threshold"]
-        return Around(lambda: (self.base[0], self.base[2]), self._identity(), threshold, tuple(self.data.task.labels))
+        return Around(lambda: (self.base[0], self.base[2]), self.identity(), threshold, tuple(self.data.task.labels))
 
     def _judge_identity(self, judge: str) -> dict[str, Any]:
         """What determines its verdicts; its label does not."""
         settings = self.panel[judge]
         return {"name": _name(settings), **settings.identity(self._around(judge))}
 
-    def evaluated(self, of: Path | None, layers: Sequence[Layer], what: str, judge: str | None = None) -> Path:
+    def evaluated(
+        self, of: Path | None, layers: Sequence[Layer], what: str, judge: str | None = None, asked: Asked = USUAL
+    ) -> Path:
         """The scores of the model that the layers make, and the verdicts behind them.
 
         Args:
-            of, layers, what: as for `answers`.
+            of, layers, what, asked: as for `answer_stages.answers`.
             judge: a label of the recipe; the first by default.
         """
         label = judge or next(iter(self.panel))
         settings = self.panel[label]
         calibration = [self.calibration()] if settings.calibrated else []
-        answers_folder = self.answers(of, layers, what)
+        answers_folder = answers(self, of, layers, what, asked)
         identity = self._judge_identity(label)
 
         def opened() -> Judge:
@@ -461,11 +292,11 @@ class Stages:
             return self._open_judges[label]
 
         def work(folder: Path) -> dict[str, Any]:
-            answers = read_answers(answers_folder)
-            with self.reporter.bar(f"judging by {label}: {what}", len(answers.answers)) as advance:
+            said = read_answers(answers_folder)
+            with self.reporter.bar(f"judging by {label}: {what}", len(said.answers)) as advance:
                 asked = self.judgements.by(identity, opened)
                 labels, asks_topic = self.data.task.labels, settings.asks_topic
-                scores = answers.judged(asked, _name(settings), labels, asks_topic, advance)
+                scores = said.judged(asked, _name(settings), labels, asks_topic, advance)
             if scores.n_unknown:
                 n = len(scores.harmful)
                 self.reporter.line(f"{label}: {scores.n_unknown} of {n} verdicts unknown ({what})")
@@ -502,19 +333,3 @@ class Stages:
 def _name(settings: Settings) -> str:
     """The judge's name in a recipe."""
     return next(name for name, kind in JUDGES.items() if type(settings) is kind)
-
-
-def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter: str) -> list[Layer]:
-    """What to stack on the base model for one evaluation after `step` steps; all merged, which is faster to run.
-
-    Args:
-        immunized: the immunise stage; None is the un-aligned model.
-        attacked: the attack stage; not needed before the first step.
-        step: of the attack.
-        adapter: the attack's adapter mode.
-    """
-    start = [Layer(weights_in(immunized), merge=True)] if immunized else []
-    if step == 0 or attacked is None:
-        return start
-    trained = Layer(attacked / f"step-{step}", merge=True)
-    return [trained] if adapter == "continue" else [*start, trained]  # continue: the immunised adapter, trained on

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boostershot.config_errors import choices
 from boostershot.data.files import kind_of, open_text, read_records
 from boostershot.data.rows import text_of
 from boostershot.data.splits import prompt_hash, split_rows
@@ -18,7 +17,7 @@ from boostershot.data.tasks.gym import gym_rows
 from boostershot.data.tasks.own import OwnTask
 from boostershot.data.tasks.scoring import same_text
 from boostershot.data.tasks.task import VARIANTS, Correct, Kind, Task, TaskRow, Variant
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices
 
 GYM = "reasoning-gym:"
 TASK_SPLITS = {"train": 0.6, "dev": 0.2, "test": 0.2}

@@ -14,10 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from boostershot.config_errors import shown
 from boostershot.data.tasks.scoring import choices_named, final_number, folded, same_number, same_text
 from boostershot.data.tasks.task import TaskRow
-from boostershot.errors import InputError
+from boostershot.errors import InputError, shown
 
 Score = Literal["exact", "choice", "number", "regex", "python"]
 NEEDS = {"choice": "choices", "regex": "pattern", "python": "entry_point"}  # score -> the key that it reads

@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 
 from boostershot import recipes
-from boostershot.config_errors import choices
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices
 
 Overrides = Sequence[str] | Mapping[str, Any]
 _LABELLED = ("defenses", "attacks")  # mappings whose keys are the author's own labels

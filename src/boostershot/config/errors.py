@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Iterable
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from boostershot.errors import InputError
+from boostershot.errors import InputError, choices, shown
 
 _RANGES = {
     "greater_than": ("gt", "more than"),
@@ -28,29 +24,6 @@ _KINDS = {
     "string_type": "text",
     "string_too_short": "text",
 }
-
-
-def shown(value: Any) -> str:
-    """A value as the recipe's author wrote it, on one line and short."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # a date, a self-referring alias
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def choices(name: object, allowed: Iterable[str]) -> str:
-    """The end of a message about a wrong name: the allowed ones, and the nearest of them if one is near."""
-    allowed = list(allowed)
-    near = nearest(name, allowed)
-    return f"expected one of {', '.join(allowed)}" + (f' (did you mean "{near}"?)' if near else "")
-
-
-def nearest(name: object, allowed: Iterable[str]) -> str | None:
-    """The allowed name that this one looks like, if any; case, - and _ do not count."""
-    by_folded = {_folded(one): one for one in allowed}
-    near = difflib.get_close_matches(_folded(str(name)), by_folded, n=1, cutoff=0.6)
-    return by_folded[near[0]] if near else None
 
 
 def at_key(key: object, message: str) -> PydanticCustomError:
@@ -70,10 +43,6 @@ def first_line(error: ValidationError) -> str:
     if path and path[-1] == "[key]":  # pydantic's mark for an error in a mapping's key
         path.pop()
     return f"{'.'.join(path)}: {_said(details)}" if path else _said(details)
-
-
-def _folded(name: str) -> str:
-    return name.lower().replace("-", "_")
 
 
 def _said(details: ErrorDetails) -> str:

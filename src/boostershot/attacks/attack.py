@@ -1,0 +1,106 @@
+"""What an attack is: which rows an adversary trains on, in which phases, and how he asks the model afterwards."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from boostershot.data.asking import PLAIN, Asking
+from boostershot.errors import InputError
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One row of the attacker's data, and how its prompt is put in training."""
+
+    id: str
+    prompt: str
+    completion: str
+    harmful: bool
+    asking: Asking = PLAIN
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Rows that are trained on for a share of the attack's optimiser steps, with an optimiser of their own."""
+
+    rows: Sequence[AttackRow]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """An adversary. Subclasses are frozen dataclasses; their fields are the keys of a recipe beside the training's.
+
+    Files that define one load no torch: a recipe is checked without it.
+    """
+
+    name: ClassVar[str]  # in ATTACKS
+    trains: ClassVar[bool] = True  # False: no optimiser step; it asks in another way, or edits the weights
+
+    @property
+    def n_harmful(self) -> int:
+        """How many harmful rows it needs."""
+        return 0
+
+    @property
+    def n_benign(self) -> int:
+        """How many rows of the benign task it needs."""
+        return 0
+
+    @property
+    def n(self) -> int:
+        """How many rows it trains on in an epoch."""
+        return self.n_harmful + self.n_benign
+
+    @property
+    def p(self) -> float:
+        """The harmful share of its rows."""
+        return self.n_harmful / self.n if self.n else 0.0
+
+    @property
+    def askings(self) -> Mapping[str, Asking]:
+        """How the attacked model is asked; the first is the attacker's own way, each other is reported apart."""
+        return {"plain": PLAIN}
+
+    def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
+        """What it trains on, in order.
+
+        Args:
+            pool: harmful rows and rows of the benign task.
+            seed: of the draw and the order.
+
+        Raises:
+            InputError: there are too few rows of a kind.
+        """
+        return []
+
+    def scaled(self, scale: float, least: int) -> Self:
+        """The same with that fraction of its rows, but at least so many."""
+        return self
+
+
+def draw(pool: Sequence[AttackRow], harmful: int, benign: int, seed: int, name: str) -> list[AttackRow]:
+    """So many rows of each kind, without repetition, shuffled.
+
+    Raises:
+        InputError: there are too few rows of a kind.
+    """
+    source = random.Random(f"harmful-mix/{seed}")
+    picked: list[AttackRow] = []
+    for kind, count in ((True, harmful), (False, benign)):
+        have = [row for row in pool if row.harmful is kind]
+        if len(have) < count:
+            word = "harmful" if kind else "benign"
+            raise InputError(f"{name}: needs {count} {word} rows; the data has {len(have)}")
+        picked += source.sample(have, count)
+    source.shuffle(picked)
+    return picked
+
+
+def fewer(n: int, scale: float, least: int) -> int:
+    """That fraction of n rows, but at least so many, and never more than n."""
+    return min(n, max(least, round(n * scale)))

@@ -1,0 +1,34 @@
+"""Recipes: read from YAML, checked before anything starts, and what their mappings describe."""
+
+from boostershot.config.attacks import AttackSettings
+from boostershot.config.build import (
+    build_attack,
+    build_defense,
+    build_judge,
+    describe_attack,
+    describe_defense,
+)
+from boostershot.config.data import AlignSource, Source, TaskSource
+from boostershot.config.properties import Generalization, Stability, Trainability
+from boostershot.config.recipe import Recipe, load_recipe, parse_recipe
+from boostershot.config.training import Lora, Training
+
+__all__ = [
+    "AlignSource",
+    "AttackSettings",
+    "Generalization",
+    "Lora",
+    "Recipe",
+    "Source",
+    "Stability",
+    "TaskSource",
+    "Trainability",
+    "Training",
+    "build_attack",
+    "build_defense",
+    "build_judge",
+    "describe_attack",
+    "describe_defense",
+    "load_recipe",
+    "parse_recipe",
+]

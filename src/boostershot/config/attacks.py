@@ -1,0 +1,134 @@
+"""The recipe's sections on attacks: what the adversary does, with the training that does it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StrictBool, model_validator
+
+from boostershot.attacks import ATTACKS, Attack
+from boostershot.config.build import build_attack, describe_attack
+from boostershot.config.errors import at_key
+from boostershot.config.section import part_of
+from boostershot.config.training import Lora, Training
+from boostershot.config.values import Positive, Text, Whole
+from boostershot.errors import InputError, choices, shown
+
+
+class AttackSettings(Training):
+    """One attack: a method with its own keys (fields of its class in boostershot.attacks), and the training's keys."""
+
+    model_config = ConfigDict(extra="allow")  # the method's own keys; the method checks them
+
+    lr: Positive | None = None  # type: ignore[assignment]
+    """Needed where the method trains."""
+    method: Annotated[Text, Field(json_schema_extra={"enum": list(ATTACKS)})]
+    """The names of boostershot.attacks.ATTACKS."""
+    adapter: Literal["continue", "fresh", "full", "published"] = "continue"
+    """continue trains what was immunised; fresh (a new adapter) and full (all weights) merge it first; published is
+    what the tables of the Booster paper compare: continue for booster, fresh for every other method."""
+    template: Literal["chat", "alpaca", "raw"] | None = None
+    """How the attacker writes prompts, in training and afterwards; the model's own way if not given."""
+    eval_steps: tuple[Annotated[Whole, Field(ge=0)], ...] = (0,)
+    """Steps after which the model is scored, in order; the last step is added."""
+    judged: StrictBool = True
+    """false: follow the harmful losses only, answer nothing after step 0 (a control, and cheap)."""
+
+    @property
+    def attack(self) -> Attack:
+        """What the adversary does."""
+        return build_attack({"method": self.method, **(self.model_extra or {})}, "attack")
+
+    @property
+    def total_steps(self) -> int:
+        """How many optimiser steps the attack takes."""
+        attack = self.attack
+        return self.steps_over(attack.n) if attack.trains else 0
+
+    def against(self, defense: Mapping[str, Any]) -> AttackSettings:
+        """The attack as this defence meets it: adapter: published becomes one of the others."""
+        if self.adapter != "published":
+            return self
+        own = defense["method"] == "booster"
+        return self.model_copy(update={"adapter": "continue", "lora": None} if own else {"adapter": "fresh"})
+
+    def doing(self, attack: Attack) -> AttackSettings:
+        """The same training, of this attack in place of its own."""
+        return self.model_copy(update=describe_attack(attack))
+
+    def benign(self, n: int, steps: int | None, lora: Lora | None) -> AttackSettings:
+        """The same training of a fresh adapter on n rows of the benign task, and nothing else.
+
+        Args:
+            n: rows.
+            steps: optimiser steps; this attack's if None.
+            lora: the adapter, if this attack attaches none.
+        """
+        known = {key: getattr(self, key) for key in Training.model_fields}
+        length = {} if steps is None else {"steps": steps, "epochs": None}
+        own = {"method": "benign-only", "n": n, "adapter": "fresh", "lora": self.lora or lora or Lora()}
+        return AttackSettings(**{**known, **length, **own})
+
+    def scaled(self, scale: float) -> AttackSettings:
+        """The same with that fraction of the rows and steps; a batch of rows stays."""
+        attack = self.attack
+        shrunk = attack.scaled(scale, self.batch)
+        shorter = self.doing(shrunk).model_copy(update=self._scaled_length(scale, attack.n, shrunk.n))
+        steps = {min(part_of(step, scale, 0), shorter.total_steps) for step in self.eval_steps}
+        return shorter.model_copy(update={"eval_steps": tuple(sorted(steps | {shorter.total_steps}))})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        """In place of every section's: the method's own keys are known, too."""
+        if isinstance(data, Mapping):
+            method = data.get("method")
+            kind = ATTACKS.get(method) if isinstance(method, str) else None
+            known = [*cls.model_fields, *(field.name for field in (dataclasses.fields(kind) if kind else ()))]
+            for key in data:
+                if key not in known and (kind or method is None):
+                    raise at_key(key, f"unknown key; {choices(key, known)}")
+        return data
+
+    def _one_length(self) -> Self:
+        """In place of every training's: a method that trains nothing has no key of the training's."""
+        kind = ATTACKS.get(self.method)
+        if kind is None or kind.trains:
+            if self.lr is None:
+                raise at_key("lr", "is missing; expected a learning rate")
+            return super()._one_length()
+        allowed = {"method", "template", "adapter"}
+        for key in self.model_fields_set & set(type(self).model_fields) - allowed:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise at_key(key, f"is given; expected none, for {self.method} trains nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _resolved(self) -> Self:
+        try:
+            own = {"method": self.method, **(self.model_extra or {})}
+            attack = build_attack(own, "attack")
+        except InputError as error:
+            place, _, said = str(error).partition(": ")
+            if place == "attack":  # of several keys, which the message names
+                raise ValueError(said) from None
+            raise at_key(place.removeprefix("attack."), said) from None
+        for key, value in describe_attack(attack).items():
+            if key != "method":
+                self.__pydantic_extra__[key] = value  # pyright: ignore[reportOptionalSubscript] - extra is allowed
+        if list(self.eval_steps) != sorted(set(self.eval_steps)):
+            raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected rising steps, each once")
+        if self.eval_steps and self.eval_steps[-1] > self.total_steps:
+            raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}")
+        attaches = self.adapter in ("fresh", "published")
+        if not attaches and self.lora is not None:
+            raise at_key("lora", f"is given; expected null, for adapter: {self.adapter} attaches none")
+        if attaches and self.lora is None:
+            if "lora" in self.model_fields_set:
+                raise at_key("lora", "is null; expected an adapter (adapter: full trains all weights)")
+            object.__setattr__(self, "lora", Lora())  # frozen, but still being made
+        if self.total_steps not in self.eval_steps:
+            object.__setattr__(self, "eval_steps", (*self.eval_steps, self.total_steps))
+        return self

@@ -1,0 +1,171 @@
+"""The recipe: everything that a run does, checked before it starts.
+
+A recipe is YAML (see recipes/quickstart.yaml); `load_recipe` reads one by name or path. Sections are frozen
+and take no key that they do not know. All but `runtime` decides what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+
+from boostershot.config.attacks import AttackSettings
+from boostershot.config.build import build_defense, describe_defense, describe_judges
+from boostershot.config.data import Data, Model
+from boostershot.config.errors import at_key, first_line
+from boostershot.config.properties import Properties
+from boostershot.config.reading import Overrides, apply_overrides, read_recipe
+from boostershot.config.section import Section, part_of
+from boostershot.config.training import Immunize
+from boostershot.config.values import Count, Label, Name, Number, Seed, distinct
+from boostershot.errors import InputError, choices, shown
+
+
+class Evaluate(Section):
+    """What is scored."""
+
+    split: Literal["dev", "test"] = "test"
+    """Choices are made on dev; results are told of test."""
+    judges: Annotated[
+        tuple[Annotated[Any, WithJsonSchema({"type": ["string", "object"]})], ...],
+        Field(min_length=1, validate_default=True),
+        AfterValidator(lambda given: tuple(describe_judges(given))),
+    ] = ("offline",)
+    """Names, or {name: ..., settings, label: own name}; the first gives the headline harmful score. Resolved."""
+    n_harmful: Count = 150
+    n_task: Count = 200
+    max_new_tokens: Count = 16
+
+
+class Runtime(Section):
+    """What changes nothing that is measured, and is part of no stage's hash."""
+
+    threads: Count | None = None
+    """null leaves torch's own choice."""
+    micro_batch_size: Count | None = None
+    """Rows in one forward pass of training, the memory knob; null is the whole batch."""
+    generation_batch_size: Count = 32
+    generator: Literal["transformers", "vllm"] = "transformers"
+    """What answers the prompts that are scored; vllm is an extra, for GPUs."""
+    executor: Literal["local"] = "local"
+
+
+class Recipe(Section):
+    """One experiment: defences x attacks x seeds."""
+
+    name: Name
+    model: Model = Model()
+    data: Data
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (0, 1, 2)
+    """Three by default: one seed says nothing of the spread between trainings."""
+    immunize: Immunize
+    defenses: Annotated[
+        dict[Label, Annotated[dict[str, Any], WithJsonSchema({"type": "object", "required": ["method"]})]],
+        Field(min_length=1),
+    ]
+    """Label -> {method: name, hyper-parameters}; resolved, so that every hyper-parameter is in it."""
+    attacks: Annotated[dict[Label, AttackSettings], Field(min_length=1)]
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
+    properties: Properties = Properties()
+    scale: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """The fraction of the samples and steps above that a run takes; `boostershot run --scale` sets it."""
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _known_attacks(self) -> Self:
+        """The attacks that properties name are there, and scored."""
+        parts = self.properties
+        named = {
+            "resistance.attacks": (parts.resistance and parts.resistance.attacks) or (),
+            "generalization.attack": [parts.generalization.attack] if parts.generalization else (),
+            "trainability.attack": [parts.trainability.attack] if parts.trainability else (),
+        }
+        for key, labels in named.items():
+            for label in labels:
+                if label is None:
+                    continue
+                if label not in self.attacks:
+                    raise at_key(f"properties.{key}", f"is {shown(label)}; {choices(label, self.attacks)}")
+                if not key.startswith("trainability") and label not in self.harmful_attacks:
+                    raise at_key(f"properties.{key}", f"is {shown(label)}; expected a judged attack with harmful rows")
+        return self
+
+    @property
+    def harmful_attacks(self) -> tuple[str, ...]:
+        """The labels of the judged attacks with harmful rows."""
+        return tuple(label for label, attack in self.attacks.items() if attack.judged and attack.attack.n_harmful > 0)
+
+    @model_validator(mode="after")
+    def _resolve_defenses(self) -> Self:
+        """Last, because it needs torch."""
+        for label, given in self.defenses.items():
+            defense = build_defense(given, f"defenses.{label}")
+            self.defenses[label] = describe_defense(defense)
+            if "general" in defense.needs() and self.data.general is None:
+                message = f"is missing, and defenses.{label} ({self.defenses[label]['method']}) needs general text"
+                raise at_key("data.general", message + "; expected {source: ..., n: ...}")
+        return self
+
+    def scaled(self) -> Recipe:
+        """What a run does: `scale` applied to every number of samples and steps, and set to 1.
+
+        A number that is not given (all rows) stays so; none falls below 1, and rows to train on not below a batch. An
+        attack keeps at least one harmful row where it has any. Epochs shrink where the rows cannot shrink enough.
+        """
+        if self.scale == 1:
+            return self
+        data, batch = self.data, self.immunize.batch
+        changed = {
+            key: spec.model_copy(update={"n": spec.n and part_of(spec.n, self.scale, batch)})
+            for key, spec in (("align", data.align), ("harmful", data.harmful), ("general", data.general))
+            if spec is not None
+        }
+        n_harmful, n_task = (part_of(n, self.scale) for n in (self.evaluate.n_harmful, self.evaluate.n_task))
+        return self.model_copy(
+            update={
+                "scale": 1.0,
+                "data": data.model_copy(update=changed),
+                "immunize": self.immunize.scaled(self.scale, data.align.n, changed["align"].n),
+                "attacks": {label: attack.scaled(self.scale) for label, attack in self.attacks.items()},
+                "evaluate": self.evaluate.model_copy(update={"n_harmful": n_harmful, "n_task": n_task}),
+                "properties": self.properties.scaled(self.scale),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe as JSON data; `parse_recipe` makes an equal recipe of it."""
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the resolved recipe that decides what is measured: all but `runtime`."""
+        return self.model_dump(mode="json", exclude={"runtime"})
+
+
+def load_recipe(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
+    """A shipped recipe by name, or the one in a YAML file.
+
+    Args:
+        name_or_path: a shipped name is preferred to a file of that name.
+        overrides: `["immunize.steps=3"]`, values read as YAML, or `{"immunize.steps": 3}`.
+
+    Raises:
+        InputError: one line that names the file and the key and says what was expected.
+    """
+    data = read_recipe(name_or_path)
+    apply_overrides(data, overrides)
+    return parse_recipe(data, str(name_or_path))
+
+
+def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The recipe that `data` describes; `where` is its file in messages.
+
+    Raises:
+        InputError: as for `load_recipe`.
+    """
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_line(error)}") from None
