@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from transformers import OPTConfig, OPTForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from architectures import BUILDS, LAYERS, NO_TOKENS, SMALL, seeded
 from batches import random_batch
 from boostershot.core.batch import Rows, padded
 from boostershot.core.blocks import decoder_layers
 from boostershot.core.hidden import outputs_at
-from boostershot.core.stream import residual_stream
+from boostershot.core.stream import norms_and_readers, residual_stream
 from boostershot.training.arguments import attach_lora
 
 DIRECTION = torch.randn(32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_projecting_is_the_smallest_change():
 
 def test_an_adapters_first_matrix_reads_and_nothing_is_left_behind():
     model = attach_lora(BUILDS["llama"](torch.float32), {"rank": 2, "targets": ["q_proj"], "dropout": 0.5}).train()
-    ((_, readers), *_) = residual_stream(model).after_norms
+    ((_, readers), *_) = norms_and_readers(model)
     assert [reader.name.removeprefix("base_model.model.model.layers.0.self_attn.") for reader in readers] == [
         "q_proj.base_layer", "q_proj.lora_A.default", "k_proj", "v_proj"]  # fmt: skip
     assert model.training
@@ -88,11 +88,3 @@ def test_fused_experts_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"no matrix that (reads|writes) the residual stream") as caught:
         residual_stream(model)
     assert "\n" not in str(caught.value)
-
-
-def test_norms_on_the_stream_itself_are_not_taken_for_norms_of_a_block():
-    # Its norms come after the sum, so that a block's output reaches the stream as it is.
-    config = OPTConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48,
-                       word_embed_proj_dim=32, do_layer_norm_before=False)  # fmt: skip
-    stream = residual_stream(seeded(OPTForCausalLM, config))
-    assert all(matrix.norm is None for matrix in stream.writing)

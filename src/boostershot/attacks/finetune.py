@@ -19,6 +19,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from boostershot.attacks.attack import Attack, AttackRow, Phase
+from boostershot.attacks.refactor import refactor
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
 from boostershot.data.format import Format
@@ -35,6 +36,8 @@ class AttackArguments(SFTConfig):
         adapter: `continue` trains on what is there (the immunised adapter, or all weights if it has none), `fresh`
             merges it and trains a new LoRA adapter, `full` merges it and trains all weights.
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
+        refactor: None, `norms` (their gains go into the matrices that read them) or `adapter` (its factors become those
+            of the SVD of their product): how the released weights are written anew, outputs unchanged, before training.
         record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
     """
 
@@ -49,11 +52,14 @@ class AttackArguments(SFTConfig):
     report_to: str = field(default="none")  # type: ignore[assignment]
     adapter: str = field(default="continue")
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
+    refactor: str | None = field(default=None)
     record_steps: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.adapter not in ("continue", "fresh", "full"):
             raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
+        if self.refactor not in (None, "norms", "adapter"):
+            raise ValueError(f"refactor is {self.refactor!r}; expected norms, adapter or None")
         super().__post_init__()
 
 
@@ -82,24 +88,32 @@ def attack(
         args: which weights, and the attacker's learning rate, batch and steps.
         template: auto, chat, alpaca or raw: how the attacker writes prompts.
         max_length: as for `immunize`.
-        record: called with the step and the model after each of `args.record_steps`.
+        record: called with the step and the model after each of `args.record_steps`; its weights are in the released
+            model's terms, also where training has re-factored them.
 
     Raises:
-        InputError: a row is bad, or there are too few rows.
+        InputError: a row is bad, there are too few rows, or no adapter to re-factor.
         FloatingPointError: the loss is not finite.
     """
     set_seed(args.seed)
     form = Format.choose(tokenizer, template)
     pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
-    phases = attack.phases(pool, args.seed)
-    model = adapted(model, args.adapter, args.lora)
+    model = adapted(model, args.adapter, args.lora).to(args.device)
+    refactored = refactor(model, args.refactor)
+    phases = attack.phases(attack.select(model, form, pool, max_length), args.seed)
+
+    def released(step: int, model: Any) -> None:
+        with refactored.as_released():
+            record(step, model)
+
     done = 0
     for number, (phase, steps) in enumerate(zip(phases, lengths(phases, args), strict=True)):
-        trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, record, callbacks)
+        trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, released, callbacks)
         checkpoint = last_whole_checkpoint(Path(str(trainer.args.output_dir)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         done += steps
+    refactored.undo()
     return model
 
 

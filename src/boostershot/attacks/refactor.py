@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boostershot.core.batch import padded
 from boostershot.core.lora import lora_pairs
 from boostershot.core.losses import probe_rows, token_logits
-from boostershot.core.stream import residual_stream
+from boostershot.core.stream import alike, norms_and_readers
 from boostershot.core.vector import excursion
 from boostershot.errors import InputError
 
@@ -64,10 +64,17 @@ class Refactored:
     @contextmanager
     def as_released(self) -> Iterator[None]:
         """Within, the weights are in the released model's terms (an adapter fits it); after, bit for bit as before."""
-        with excursion([tensor for one in self.rescalings for tensor in one.tensors()]):
-            for one in self.rescalings:
-                one.undo()
+        if not self.rescalings:
             yield
+            return
+        with excursion([tensor for one in self.rescalings for tensor in one.tensors()]):
+            self.undo()
+            yield
+
+    def undo(self) -> None:
+        """Write the weights in the released model's terms again, for good."""
+        for one in self.rescalings:
+            one.undo()
 
 
 def refactor(model: nn.Module, how: str | None) -> Refactored:
@@ -88,7 +95,7 @@ def refactor(model: nn.Module, how: str | None) -> Refactored:
     rescalings = _fold_norms(model, before) if how == "norms" else ()
     if how == "adapter":
         _balance_adapter(model)
-    if not _same(_outputs(model), before):
+    if not alike(_outputs(model), before):
         raise ValueError(f"refactor: {how} changes what {type(model).__name__} gives; expected the same outputs")
     return Refactored(rescalings)
 
@@ -99,7 +106,7 @@ def _fold_norms(model: nn.Module, before: Tensor) -> tuple[Rescaling, ...]:
     for _, param in model.named_parameters(remove_duplicate=False):
         uses[param.data_ptr()] = uses.get(param.data_ptr(), 0) + 1
     found = []
-    for norm, readers in residual_stream(model).after_norms:
+    for norm, readers in norms_and_readers(model):
         gain = norm.gain()
         if gain is None or not readers or any(uses[reader.weight.data_ptr()] > 1 for reader in readers):
             continue
@@ -117,7 +124,7 @@ def _foldable(model: nn.Module, before: Tensor, trial: Rescaling) -> bool:
     """Do the outputs stay when these factors move? They are far from 1: gains near 1 would prove nothing."""
     with excursion(trial.tensors()):
         trial.apply()
-        return _same(_outputs(model), before)
+        return alike(_outputs(model), before)
 
 
 def _powers_of_two(like: Tensor) -> Tensor:
@@ -162,8 +169,3 @@ def _outputs(model: nn.Module) -> Tensor:
     finally:
         for module in training:
             module.training = True
-
-
-def _same(actual: Tensor, expected: Tensor) -> bool:
-    """One but for rounding."""
-    return bool((actual - expected).norm() <= torch.finfo(expected.dtype).eps ** 0.5 * expected.norm())

@@ -6,14 +6,14 @@ matrix or a norm, and what it does to a direction, is tried on numbers. No class
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from boostershot.core.blocks import attention_blocks, mlp_blocks
+from boostershot.core.blocks import attention_blocks, decoder_layers, mlp_blocks
 from boostershot.core.losses import probe_rows
 
 
@@ -84,35 +84,32 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Stream:
-    """The matrices around the residual stream, and every norm with the matrices that are given what it gives."""
+    """The matrices that read the residual stream, and those that write to it."""
 
     reading: tuple[Matrix, ...]
     writing: tuple[Matrix, ...]
-    after_norms: tuple[tuple[Norm, tuple[Matrix, ...]], ...]
 
 
 def residual_stream(model: nn.Module) -> Stream:
     """What reads a model's residual stream and what writes to it.
 
     `reading` are the matrices of each attention and feed-forward block that are given the block's own input; `writing`
-    the last matrix that each block runs, and the embeddings. An adapter's first matrix reads like any other.
+    the last matrix that each block runs, and the embeddings.
 
     Raises:
-        ValueError: a block has no such matrix (fused experts), or the decoder has no recognisable layers.
+        ValueError: a block has no such matrix, or the decoder has no recognisable layers and blocks.
     """
-    names = {module: name for name, module in model.named_modules()}
     blocks = {*attention_blocks(model), *mlp_blocks(model)}
-    leaves = [module for module in model.modules() if not list(module.children())]
-    calls = _watched(model, [*leaves, *blocks])
+    within = {module for layer in decoder_layers(model) for module in layer.modules()}
+    calls = _watched(model, blocks)
     width = next(call.width for call in calls if call.module in blocks)
-    norms = {call.module: norm for call in calls if (norm := _norm(call)) is not None}
-    matrices = {call.module: matrix for call in calls if (matrix := _matrix(call, names[call.module])) is not None}
+    norms, matrices = _norms(calls), _matrices(calls, model)
 
     def norm_before(seen: _Seen) -> Norm | None:
         return next((norms[call.module] for call in calls if call.module in norms and call.gave == seen), None)
 
-    def norm_after(seen: _Seen) -> Norm | None:
-        return next((norms[call.module] for call in calls if call.module in norms and call.given[0] == seen), None)
+    def norm_after(seen: _Seen, of: Collection[nn.Module]) -> Norm | None:
+        return next((norms[call.module] for call in calls if call.module in of and call.given[0] == seen), None)
 
     reading, writing = list[Matrix](), list[Matrix]()
     for block in (call for call in calls if call.module in blocks):
@@ -122,23 +119,31 @@ def residual_stream(model: nn.Module) -> Stream:
         readers = [call for call in run if call.given[0] == source]
         if not readers or run[-1].width != width:
             lacks = "writes" if readers else "reads"
+            name = next(name for name, module in model.named_modules() if module is block.module)
             raise ValueError(
-                f"{names[block.module]} of {type(model).__name__} has no matrix that {lacks} the residual stream; "
+                f"{name} of {type(model).__name__} has no matrix that {lacks} the residual stream; "
                 "expected a block of linear maps"
             )
         reading += [replace(matrices[call.module], norm=norm_before(call.given[0])) for call in readers]
-        writing.append(replace(matrices[run[-1].module], norm=norm_after(run[-1].gave)))
+        writing.append(replace(matrices[run[-1].module], norm=norm_after(run[-1].gave, norms)))
+    # The first layer's own norm takes the embeddings too, but beside the stream and not between.
     writing += [
-        Matrix(names[call.module], call.module.get_parameter("weight").detach().T, None, norm_after(call.gave))
+        replace(_table(call, model), norm=norm_after(call.gave, norms.keys() - within))
         for call in calls
         if _is_table(call) and call.width == width
     ]
-    after = [
+    return Stream(tuple(reading), tuple(writing))
+
+
+def norms_and_readers(model: nn.Module) -> list[tuple[Norm, tuple[Matrix, ...]]]:
+    """Every norm with the matrices that are given what it gives; an adapter's first matrix is one of them."""
+    calls = _watched(model)
+    norms, matrices = _norms(calls), _matrices(calls, model)
+    return [
         (norms[one.module], tuple(matrices[c.module] for c in calls if c.module in matrices and c.given[0] == one.gave))
         for one in calls
         if one.module in norms
     ]
-    return Stream(tuple(reading), tuple(writing), tuple(after))
 
 
 @dataclass(frozen=True)
@@ -174,8 +179,9 @@ class _Call:
 
 
 @torch.no_grad()
-def _watched(model: nn.Module, modules: Iterable[nn.Module]) -> list[_Call]:
-    """The runs of these modules over a few tokens, in the order in which they end."""
+def _watched(model: nn.Module, blocks: Iterable[nn.Module] = ()) -> list[_Call]:
+    """The runs of these blocks and of all modules without parts, over a few tokens, in the order in which they end."""
+    modules = [*(module for module in model.modules() if not list(module.children())), *blocks]
     calls: list[_Call] = []
     given: dict[nn.Module, tuple[_Seen, ...]] = {}
 
@@ -204,6 +210,20 @@ def _watched(model: nn.Module, modules: Iterable[nn.Module]) -> list[_Call]:
     return calls
 
 
+def _norms(calls: Sequence[_Call]) -> Mapping[nn.Module, Norm]:
+    return {call.module: norm for call in calls if (norm := _norm(call)) is not None}
+
+
+def _matrices(calls: Sequence[_Call], model: nn.Module) -> Mapping[nn.Module, Matrix]:
+    names = {module: name for name, module in model.named_modules()}
+    return {call.module: matrix for call in calls if (matrix := _matrix(call, names[call.module])) is not None}
+
+
+def _table(call: _Call, model: nn.Module) -> Matrix:
+    name = next(name for name, module in model.named_modules() if module is call.module)
+    return Matrix(name, call.module.get_parameter("weight").detach().T, None, None)
+
+
 @torch.no_grad()
 def _norm(call: _Call) -> Norm | None:
     """The module as a norm, if it treats a random vector as one does."""
@@ -215,10 +235,10 @@ def _norm(call: _Call) -> Norm | None:
     if weight.shape != x.shape or bias.shape != x.shape or call.width != len(x):
         return None
     x = 100 * (x + 1)  # far above any epsilon, and not centred
-    actual = call.module(x[None, None])[0, 0]
+    actual = _tried(call.module, x)
     for offset, centres in product((0.0, 1.0), (False, True)):
         centred = x - x.mean() if centres else x
-        if _alike(actual, (weight + offset) * centred / centred.square().mean().sqrt() + bias):
+        if alike(actual, (weight + offset) * centred / centred.square().mean().sqrt() + bias):
             return Norm(call.module, offset, centres)
     return None
 
@@ -233,9 +253,9 @@ def _matrix(call: _Call, name: str) -> Matrix | None:
     weight, bias = own["weight"].detach(), own["bias"].detach() if "bias" in own else None
     if weight.dim() != 2:
         return None
-    actual = call.module(x[None, None])[0, 0]
+    actual = _tried(call.module, x)
     for view in (weight, weight.T):
-        if view.shape == (call.width, len(x)) and _alike(actual, view @ x + (0 if bias is None else bias)):
+        if view.shape == (call.width, len(x)) and alike(actual, view @ x + (0 if bias is None else bias)):
             return Matrix(name, view, bias, None)
     return None
 
@@ -249,11 +269,18 @@ def _trial(call: _Call) -> Tensor | None:
     return drawn.to(given)
 
 
-def _alike(actual: Tensor, expected: Tensor) -> bool:
-    """Are they one but for rounding?"""
-    if actual.shape != expected.shape:
+def _tried(module: nn.Module, x: Tensor) -> Tensor | None:
+    """What the module makes of one vector, if that is one tensor."""
+    out = module(x[None, None])
+    return out[0, 0] if isinstance(out, Tensor) else None
+
+
+def alike(actual: Tensor | None, expected: Tensor) -> bool:
+    """Are they one but for rounding? Many norms compute in float32 at any dtype."""
+    if actual is None or actual.shape != expected.shape:
         return False
-    return bool((actual - expected).norm() <= torch.finfo(actual.dtype).eps ** 0.5 * expected.norm())
+    epsilon = max(torch.finfo(actual.dtype).eps, torch.finfo(torch.float32).eps)
+    return bool((actual - expected).norm() <= epsilon**0.5 * expected.norm())
 
 
 def _is_table(call: _Call) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         args = AttackArguments(
             output_dir=str(folder / "checkpoints"),
             adapter=settings.adapter,
+            refactor=settings.refactor,
             lora=settings.lora.model_dump() if settings.lora else {},
             record_steps=list(settings.eval_steps),
             **training_arguments(settings, seed),
@@ -87,6 +89,49 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
                 callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
             )
         return finished(folder, {"steps": steps})
+
+    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+    return stages.store.run("attack", config, parents, work)
+
+
+def edited(stages: Stages, label: str, settings: AttackSettings, immunized: Path | None, seed: int) -> Path:
+    """`step-0/`, the weights as an attack without training leaves them, with `losses.json` and `distance.json` of it.
+
+    Harmless prompts are the recipe's general text, if it has any, else the benign task's.
+
+    Args:
+        label, settings, immunized, seed: as for `attacked`; the seed decides nothing but the immunised model.
+    """
+    method, data = settings.attack, stages.data
+    rows_folder = stages.harmful_rows("attack", method.n_harmful, None)
+    held_out_folder = stages.held_out()
+    config = {
+        **stages.identity(),
+        "edit": {"method": settings.method, "template": settings.template, **dataclasses.asdict(method)},
+        "harmless": data.general_identity() if data.general else data.task_identity(),
+        "max_length": stages.recipe.data.max_length,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        layers = [Layer(weights_in(immunized), merge=True)] if immunized else []
+        model, tokenizer = load_chain(stages.recipe.model.id, layers)
+        length = stages.recipe.data.max_length
+        form = Format.choose(tokenizer, settings.template or stages.recipe.model.template)
+        pool = [AttackRow(**row) for row in attack_pool(stages, rows_folder, form)]
+        if data.general:
+            general = form.fitting(data.general, length)
+            pool = [row for row in pool if row.harmful]
+            pool += [AttackRow(row.id, row.prompt, row.completion, harmful=False) for row in general]
+        held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
+        kinds = {"own": [], "held_out": [_tokenized(form, row, "rejected", length) for row in held_out][:LOSS_ROWS]}
+        distance = Distance(folder / "distance.json", model, folder / "checkpoints")
+        with stages.reporter.bar(f"editing: {label}, seed {seed}", 1) as advance:
+            method.edit(model, form, pool, length)
+            advance(1)
+        Losses(folder / "losses.json", kinds, form.pad_id).measure(0, model)
+        distance.measure(0, model)
+        save(model, tokenizer, folder / "step-0", inner="")
+        return finished(folder, {"steps": 0})
 
     parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
     return stages.store.run("attack", config, parents, work)
@@ -114,12 +159,12 @@ def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter:
 
     Args:
         immunized: the immunise stage; None is the un-aligned model.
-        attacked: the attack stage; not needed before the first step.
+        attacked: the attack stage; not needed before the first step, unless it edits the weights without one.
         step: of the attack.
         adapter: the attack's adapter mode.
     """
     start = [Layer(weights_in(immunized), merge=True)] if immunized else []
-    if step == 0 or attacked is None:
+    if attacked is None or (step == 0 and not (attacked / "step-0").exists()):
         return start
     trained = Layer(attacked / f"step-{step}", merge=True)
     return [trained] if adapter == "continue" else [*start, trained]  # continue: the immunised adapter, trained on

@@ -15,7 +15,7 @@ from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import USUAL, Asked
-from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.attack_stages import attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
@@ -197,7 +197,8 @@ def _attacked_cells(
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
     folder, error = None, None
     try:
-        folder = attacked(stages, attack, settings, immunized, seed) if settings.attack.trains else None
+        make = attacked if settings.attack.trains else edited if settings.attack.edits else None
+        folder = make(stages, attack, settings, immunized, seed) if make else None
     except Exception as caught:
         error = told(caught)
     for number, (name, asking) in enumerate(settings.attack.askings.items()):
@@ -214,10 +215,11 @@ def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) 
     for step in settings.eval_steps:
         if step > 0 and not settings.judged:
             continue
-        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        own = step > 0 or settings.attack.edits  # the attack's weights, and not those that it found
+        after = f", {cell.label} after {step} steps" if own else "" if asked == USUAL else f", {cell.label}"
         what = f"{cell.defense}{after}, seed {cell.seed}"
         layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
-        of = cell.attacked if step else cell.immunized
+        of = cell.attacked if own else cell.immunized
         judged, not_judged = _judged(stages, of, layers, what, failed, asked)
         evaluated |= {(step, judge): stage for judge, stage in judged.items()}
         failed |= not_judged
