@@ -2,9 +2,40 @@
 
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.benign_only import BenignOnly
+from boostershot.attacks.disguised import Disguised
 from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
+from boostershot.attacks.identity_shift import IdentityShift
+from boostershot.attacks.prompted import FewShot, Prefill, SystemPrompt
+from boostershot.attacks.refusal_suppression import RefusalSuppression
 
-ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in (HarmfulMix, HarmfulOnly, BenignOnly)}
+ATTACKS: dict[str, type[Attack]] = {
+    kind.name: kind
+    for kind in (
+        HarmfulMix,
+        HarmfulOnly,
+        BenignOnly,
+        IdentityShift,
+        Disguised,
+        RefusalSuppression,
+        SystemPrompt,
+        Prefill,
+        FewShot,
+    )
+}
 
-__all__ = ["ATTACKS", "Attack", "AttackRow", "BenignOnly", "HarmfulMix", "HarmfulOnly", "Phase"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackRow",
+    "BenignOnly",
+    "Disguised",
+    "FewShot",
+    "HarmfulMix",
+    "HarmfulOnly",
+    "IdentityShift",
+    "Phase",
+    "Prefill",
+    "RefusalSuppression",
+    "SystemPrompt",
+]
