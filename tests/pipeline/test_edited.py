@@ -6,11 +6,8 @@ import pytest
 import torch
 import yaml
 
-from boostershot.attacks import Ablation, AttackRow
-from boostershot.attacks.direction import mean_differences, take_out
 from boostershot.cli import call
 from boostershot.config import load_recipe
-from boostershot.core.stream import residual_stream
 from boostershot.data.format import Format
 from boostershot.models import Layer, load_chain
 from tiny import preference_rows, save_tiny_chat
@@ -96,7 +93,10 @@ def test_the_stage_holds_the_immunised_weights_without_the_direction(user, matri
 
 
 def test_the_report_tells_them(user):
-    assert "ablation" in (user / "run" / "report.html").read_text() or "writing" in (user / "run" / "report.html").read_text()
+    assert (
+        "ablation" in (user / "run" / "report.html").read_text()
+        or "writing" in (user / "run" / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(

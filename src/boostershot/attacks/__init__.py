@@ -3,13 +3,31 @@
 from boostershot.attacks.ablation import Ablation
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.benign_only import BenignOnly
+from boostershot.attacks.disguised import Disguised
 from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
+from boostershot.attacks.identity_shift import IdentityShift
 from boostershot.attacks.outlier_benign import OutlierBenign
+from boostershot.attacks.prompted import FewShot, Prefill, SystemPrompt
+from boostershot.attacks.refusal_suppression import RefusalSuppression
 from boostershot.attacks.ten_rows import TenRows
 
 ATTACKS: dict[str, type[Attack]] = {
-    kind.name: kind for kind in (HarmfulMix, HarmfulOnly, BenignOnly, OutlierBenign, TenRows, Ablation)
+    kind.name: kind
+    for kind in (
+        HarmfulMix,
+        HarmfulOnly,
+        BenignOnly,
+        OutlierBenign,
+        TenRows,
+        IdentityShift,
+        Disguised,
+        RefusalSuppression,
+        SystemPrompt,
+        Prefill,
+        FewShot,
+        Ablation,
+    )
 }
 
 __all__ = [
@@ -18,9 +36,15 @@ __all__ = [
     "Attack",
     "AttackRow",
     "BenignOnly",
+    "Disguised",
+    "FewShot",
     "HarmfulMix",
     "HarmfulOnly",
+    "IdentityShift",
     "OutlierBenign",
     "Phase",
+    "Prefill",
+    "RefusalSuppression",
+    "SystemPrompt",
     "TenRows",
 ]

@@ -70,6 +70,15 @@ class Attack(ABC):
         """How the attacked model is asked; the first is the attacker's own way, each other is reported apart."""
         return {"plain": PLAIN}
 
+    def asked(self, harmful: Sequence[AttackRow], seed: int) -> Mapping[str, Asking]:
+        """`askings`, with the words that a way of asking takes from the attacker's rows.
+
+        Args:
+            harmful: his harmful rows.
+            seed: of the draw.
+        """
+        return self.askings
+
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """What it trains on, in order.
 

@@ -78,6 +78,8 @@ class AttackSettings(Training):
         """The same with that fraction of the rows and steps; a batch of rows stays."""
         attack = self.attack
         shrunk = attack.scaled(scale, self.batch)
+        if not attack.trains:
+            return self.doing(shrunk)
         shorter = self.doing(shrunk).model_copy(update=self._scaled_length(scale, attack.n, shrunk.n))
         steps = {min(part_of(step, scale, 0), shorter.total_steps) for step in self.eval_steps}
         return shorter.model_copy(update={"eval_steps": tuple(sorted(steps | {shorter.total_steps}))})

@@ -12,6 +12,7 @@ from boostershot.attacks.finetune import AttackArguments, attack
 from boostershot.config import AttackSettings
 from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
+from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
 from boostershot.pipeline.distance import Distance
@@ -49,10 +50,10 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         model, tokenizer = load_chain(stages.recipe.model.id, layers, trainable=True)
         template, length = settings.template or stages.recipe.model.template, stages.recipe.data.max_length
         form = Format.choose(tokenizer, template)
-        pool = attack_pool(stages, rows_folder, form)
+        asked = form.asked(next(iter(method.askings.values())).without_prefill())
+        pool = attack_pool(stages, rows_folder, asked)
         own = [row for phase in method.phases([AttackRow(**row) for row in pool], seed) for row in phase.rows]
         held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
-        asked = form.asked(next(iter(method.askings.values())).without_prefill())
         kinds = {
             "own": [_tokenized(form.asked(r.asking), vars(r), "completion", length) for r in own if r.harmful],
             "held_out": [_tokenized(asked, row, "rejected", length) for row in held_out],
@@ -137,12 +138,29 @@ def edited(stages: Stages, label: str, settings: AttackSettings, immunized: Path
     return stages.store.run("attack", config, parents, work)
 
 
+def askings(stages: Stages, settings: AttackSettings, seed: int) -> dict[str, Asked]:
+    """The attack's ways of asking by their names, the attacker's own first.
+
+    Args:
+        settings: of the attack.
+        seed: of the draw, where a way takes words from the attacker's rows.
+    """
+    method = settings.attack
+    rows = read_jsonl(stages.harmful_rows("attack", method.n_harmful, None) / "rows.jsonl") if method.n_harmful else []
+    found = method.asked([AttackRow(row["id"], row["prompt"], row["rejected"], True) for row in rows], seed)
+    return {name: Asked(settings.template, asking) for name, asking in found.items()}
+
+
 def _tokenized(form: Format, row: Mapping[str, Any], answer: str, max_length: int) -> TokenizedRow:
     return form.tokenize(row["prompt"], row[answer], name=row["id"], max_length=max_length)
 
 
 def attack_pool(stages: Stages, rows_folder: Path, form: Format) -> list[dict[str, Any]]:
-    """All rows that an attacker may draw from: benign prompts that leave no room for an answer are left out."""
+    """All rows that an attacker may draw from: benign prompts that leave no room for an answer are left out.
+
+    Args:
+        form: with the attacker's own way of asking.
+    """
     harmful = [
         {"id": row["id"], "prompt": row["prompt"], "completion": row["rejected"], "harmful": True}
         for row in read_jsonl(rows_folder / "rows.jsonl")

@@ -15,7 +15,7 @@ from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import USUAL, Asked
-from boostershot.pipeline.attack_stages import attacked, edited, layers_of
+from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
@@ -196,15 +196,17 @@ def _attacked_cells(
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
     folder, error = None, None
+    ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
         make = attacked if settings.attack.trains else edited if settings.attack.edits else None
         folder = make(stages, attack, settings, immunized, seed) if make else None
+        ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)
-    for number, (name, asking) in enumerate(settings.attack.askings.items()):
+    for number, (name, asked) in enumerate(ways.items()):
         cell = Cell(defense, attack, name, seed, immunized, folder, error=error, apart=number > 0)
         if error is None and until in ("evaluate", "report"):
-            cell = _scored(stages, cell, settings, Asked(settings.template, asking))
+            cell = _scored(stages, cell, settings, asked)
         yield cell
 
 
