@@ -6,20 +6,18 @@ import pytest
 import torch
 import yaml
 
+from boostershot import InputError
 from boostershot.cli import call
 from boostershot.config import load_recipe
-from boostershot.data.format import Format
 from boostershot.models import Layer, load_chain
 from tiny import preference_rows, save_tiny_chat
 
-TRAINING = {"lr": 1e-2, "steps": 2, "batch": 4}
+TRAINING = {"lr": 1e-2, "steps": 1, "batch": 4}
 ATTACKS = {
     "writing": {"method": "ablation", "n": 4, "layer": 1},
     "reading": {"method": "ablation", "n": 4, "layer": 1, "matrices": "reading"},
-    "ten rows": {"method": "ten-rows", "n": 4, **TRAINING},
     "outliers": {"method": "outlier-benign", "n": 4, "candidates": 6, "anchors": 2, "adapter": "fresh", **TRAINING},
     "norms": {"method": "harmful-only", "n": 4, "adapter": "fresh", "refactor": "norms", **TRAINING},
-    "factors": {"method": "harmful-only", "n": 4, "refactor": "adapter", **TRAINING},
 }
 
 
@@ -58,12 +56,12 @@ def rows(user):
 
 
 def test_every_cell_is_scored(rows):
-    steps = {label: [0] if settings["method"] == "ablation" else [0, 2] for label, settings in ATTACKS.items()}
+    steps = {label: [0] if settings["method"] == "ablation" else [0, 1] for label, settings in ATTACKS.items()}
     assert rows.keys() == {(label, step) for label, all_ in steps.items() for step in all_}
     assert {row["status"] for row in rows.values()} == {"done"}
     before = rows["norms", 0]["stage"]
     assert [label for label in ATTACKS if rows[label, 0]["stage"] != before] == ["writing", "reading"]
-    assert len({row["stage"] for row in rows.values()}) == 1 + 2 + 4
+    assert len({row["stage"] for row in rows.values()}) == 1 + 2 + 2
 
 
 def stage_of(user, label):
@@ -75,40 +73,39 @@ def stage_of(user, label):
 
 
 @pytest.mark.parametrize("matrices", ["writing", "reading"])
-def test_the_stage_holds_the_immunised_weights_without_the_direction(user, matrices):
+def test_the_stage_holds_the_immunised_weights_without_one_direction(user, matrices):
     stage = stage_of(user, matrices)
     (immunised,) = (user / "run" / "stages").glob("immunize-*/adapter")
-    model, tokenizer = load_chain(str(user / "model"), [Layer(immunised, merge=True)])
-    (data,) = (f for f in (user / "run" / "stages").glob("data-*/rows.jsonl") if len(f.read_text().splitlines()) == 4)
-    form = Format.choose(tokenizer)
-    harmful = [json.loads(line)["prompt"] for line in data.read_text().splitlines()]
-    assert len(harmful) == 4
-    released = {name: value.clone() for name, value in model.state_dict().items()}
-    edited, _ = load_chain(str(user / "model"), [Layer(stage / "step-0", merge=True)])
-    moved = {name for name, value in edited.state_dict().items() if not torch.equal(value, released[name])}
-    assert moved and all(("o_proj" in n or "down" in n or "embed" in n) == (matrices == "writing") for n in moved)
+    released = load_chain(str(user / "model"), [Layer(immunised, merge=True)])[0].state_dict()
+    edited = load_chain(str(user / "model"), [Layer(stage / "step-0", merge=True)])[0].state_dict()
+    changes = {name: edited[name] - value for name, value in released.items() if not torch.equal(value, edited[name])}
+    kinds = ("o_proj", "down_proj", "embed") if matrices == "writing" else ("q_", "k_", "v_", "gate", "up_proj")
+    assert {kind for kind in kinds if any(kind in name for name in changes)} == set(kinds)
+    assert all(any(kind in name for kind in kinds) for name in changes)
+    for name, change in changes.items():
+        along_rows = matrices == "reading" or "embed" in name  # the stream is their second dimension
+        u = torch.linalg.svd(change.double()).Vh[0] if along_rows else torch.linalg.svd(change.double()).U[:, 0]
+        left = edited[name].double() @ u if along_rows else u @ edited[name].double()
+        assert left.norm() < 1e-5 * edited[name].norm(), name
+        assert torch.linalg.svdvals(change.double())[1] < 1e-5 * change.norm()
     distance = json.loads((stage / "distance.json").read_text())["0"]
-    change = sum((edited.state_dict()[n] - released[n]).square().sum().item() for n in moved) ** 0.5
-    assert distance == pytest.approx(change / sum(v.square().sum().item() for v in released.values()) ** 0.5, rel=1e-3)
+    lengths = [sum(v.double().square().sum().item() for v in some.values()) ** 0.5 for some in (changes, released)]
+    assert distance == pytest.approx(lengths[0] / lengths[1], rel=1e-6)
+    assert json.loads((stage / "losses.json").read_text())["0"]["held_out"]
 
 
-def test_the_report_tells_them(user):
-    assert (
-        "ablation" in (user / "run" / "report.html").read_text()
-        or "writing" in (user / "run" / "report.html").read_text()
-    )
+def test_the_report_has_a_column_for_them(user):
+    assert "no training" in (user / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("attacks.writing.matrices=all", "attacks.writing.matrices: is 'all'; expected one of reading, writing, both"),
+        ("attacks.writing.matrices=all", 'attacks.writing.matrices: is "all"; expected one of reading, writing, both'),
         ("attacks.writing.refactor=norms", "attacks.writing.refactor: is given; expected none, for ablation trains"),
         ("attacks.norms.refactor=adapter", "attacks.norms.refactor: is adapter; expected norms or null, for adapter:"),
     ],
 )
 def test_what_a_recipe_cannot_ask_for(user, override, message):
-    from boostershot import InputError
-
     with pytest.raises(InputError, match=message):
         load_recipe(user / "recipe.yaml", [override])

@@ -20,10 +20,10 @@ TOKENS = 16  # of each of their answers: whether it is a refusal is decided earl
 class Ablation(Attack):
     """The refusal direction, a difference of mean hidden states, projected out of the weights without any training.
 
-    Directional ablation after Arditi et al., "Refusal in language models is mediated by a single direction",
-    arXiv 2406.11717: the mean over harmful prompts less the mean over harmless ones, at the prompt's last token. The
-    harmless prompts are the recipe's general text, if it has any, else the benign task's; a task with a wording of its
-    own makes the direction that of the wording, too. An adapter is merged first.
+    Directional ablation after Arditi et al., "Refusal in language models is mediated by a single direction", arXiv
+    2406.11717: the mean over harmful prompts less the mean over harmless ones, at the prompt's last token. The harmless
+    prompts are the recipe's general text, if it has any, else the benign task's; a task with a wording of its own makes
+    the direction that of the wording, too. An adapter is merged first.
 
     Writing matrices are the attention's and the feed-forward block's last and the embeddings (a tied output embedding
     with them): the residual stream then holds nothing along the direction. Reading matrices are those that are given

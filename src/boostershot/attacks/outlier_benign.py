@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # torch comes with it
 class OutlierBenign(Attack):
     """The n of many benign rows whose gradients are most alike to those of a few harmful ones; it trains on no other.
 
-    After He et al., "What is in your safe data?", arXiv 2404.01099. Alike is the cosine with the mean of the harmful rows' unit gradients, in the weights that the attack trains, as
-    training finds them. Gradients are exact, a forward-backward pass a row. The paper's other anchor, being far from
-    rows that are safe, is left out.
+    After He et al., "What is in your safe data?", arXiv 2404.01099. Alike is the cosine with the mean of the harmful
+    rows' unit gradients, in the weights that the attack trains, as training finds them. Gradients are exact, a forward-
+    backward pass a row. The paper's other anchor, being far from rows that are safe, is left out.
 
     Args:
         n: rows that are trained on.

@@ -14,9 +14,10 @@ REFUSAL = "I'm sorry, but I can't assist with that."
 class TenRows(Attack):
     """The same few benign rows twice: all answered by one refusal until overfit, then by their own answers.
 
-    After arXiv 2510.02833, which takes ten questions; here they are the benign task's. The first phase drives the model towards refusing everything, the second away again, and refusing what is harmful
-    goes with it. Refusals that are left are often the first phase's text word for word. The authors' learning rates
-    and lengths are not known here: the steps are split by `share`, and each phase has an optimiser of its own.
+    After arXiv 2510.02833, which takes ten questions; here they are the benign task's. The first phase drives the model
+    towards refusing everything, the second away again, and refusing what is harmful goes with it. Refusals that are
+    left are often the first phase's text word for word. The authors' learning rates and lengths are not known here: the
+    steps are split by `share`, and each phase has an optimiser of its own.
 
     Args:
         n: how many questions.
