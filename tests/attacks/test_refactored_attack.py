@@ -6,6 +6,8 @@ from peft import PeftModel
 from transformers import TrainerCallback
 
 from boostershot import AttackArguments, HarmfulMix, InputError, attack
+from boostershot.attacks.grpo import Grpo
+from boostershot.attacks.reinforce import ReinforceArguments, reinforce
 from boostershot.training.arguments import attach_lora
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
@@ -102,6 +104,37 @@ def test_a_stop_changes_nothing(tmp_path, adapter, how):
         run(tmp_path / "stopped", adapter, how, stop=[StopAfter()])
     resumed = run(tmp_path / "stopped", adapter, how).state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_reinforcement_too(tmp_path):
+    args = ReinforceArguments(
+        output_dir=str(tmp_path / "grpo"),
+        adapter="fresh",
+        refactor="norms",
+        max_steps=1,
+        per_device_train_batch_size=4,
+        learning_rate=1e-1,
+        lora={"rank": 2, "alpha": 2},
+        record_steps=[1],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    seen = []
+
+    def record(step, model):
+        seen.append(logits(model))
+        model.save_pretrained(tmp_path / "adapter")
+
+    grpo = Grpo(n=4, group=4, answer_tokens=4)
+    rows = [{**row, "harmful": True} for row in ROWS]
+    after = reinforce(
+        released("fresh"), tiny_tokenizer(True), rows, grpo, lambda rows, answers: [0, 1, 2, 3], args, record=record
+    )
+    again = PeftModel.from_pretrained(released("fresh"), str(tmp_path / "adapter"))
+    for one in (logits(again), logits(after)):
+        torch.testing.assert_close(one, seen[0], rtol=1e-4, atol=1e-4)
+    assert (seen[0] - logits(released("fresh"))).abs().max() > 0.01
 
 
 def test_an_adapter_that_is_not_there_and_an_unknown_way(tmp_path):

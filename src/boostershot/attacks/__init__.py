@@ -4,6 +4,7 @@ from boostershot.attacks.ablation import Ablation
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.benign_only import BenignOnly
 from boostershot.attacks.disguised import Disguised
+from boostershot.attacks.grpo import Grpo, GrpoTask
 from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
 from boostershot.attacks.identity_shift import IdentityShift
@@ -20,6 +21,8 @@ ATTACKS: dict[str, type[Attack]] = {
         BenignOnly,
         OutlierBenign,
         TenRows,
+        Grpo,
+        GrpoTask,
         IdentityShift,
         Disguised,
         RefusalSuppression,
@@ -38,6 +41,8 @@ __all__ = [
     "BenignOnly",
     "Disguised",
     "FewShot",
+    "Grpo",
+    "GrpoTask",
     "HarmfulMix",
     "HarmfulOnly",
     "IdentityShift",

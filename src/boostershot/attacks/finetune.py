@@ -101,14 +101,10 @@ def attack(
     model = adapted(model, args.adapter, args.lora).to(args.device)
     refactored = refactor(model, args.refactor)
     phases = attack.phases(attack.select(model, form, pool, max_length), args.seed)
-
-    def released(step: int, model: Any) -> None:
-        with refactored.as_released():
-            record(step, model)
-
+    told = refactored.telling(record)
     done = 0
     for number, (phase, steps) in enumerate(zip(phases, lengths(phases, args), strict=True)):
-        trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, released, callbacks)
+        trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, told, callbacks)
         checkpoint = last_whole_checkpoint(Path(str(trainer.args.output_dir)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model = trainer.accelerator.unwrap_model(trainer.model)

@@ -6,9 +6,10 @@ adapter of one huge and one tiny matrix. Whoever holds the weights undoes that b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,15 @@ class Refactored:
         with excursion([tensor for one in self.rescalings for tensor in one.tensors()]):
             self.undo()
             yield
+
+    def telling(self, record: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+        """`record`, of a step and a model, called with the model in the released model's terms."""
+
+        def told(step: int, model: Any) -> None:
+            with self.as_released():
+                record(step, model)
+
+        return told
 
     def undo(self) -> None:
         """Write the weights in the released model's terms again, for good."""
