@@ -52,7 +52,7 @@ class Kick:
 class Adaptive(HarmfulMix):
     """harmful-mix with moves against a defence, each of which is a switch.
 
-    The moves are this project's own. arXiv 2605.14605 reports an adaptive attack whose equations are not known here, and
+    The moves are this project's own. arXiv 2605.14605 reports an adaptive attack whose equations are not known here;
     this is no reproduction of it.
 
     Args:
