@@ -1,5 +1,6 @@
 """A run spread over worker processes: the same results as with none, whoever dies meanwhile."""
 
+import io
 import json
 import os
 import signal
@@ -10,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from rich.console import Console
 
 import boostershot as bs
 from boostershot.cli import call
@@ -276,6 +279,43 @@ def test_a_run_folder_that_workers_do_not_share_is_told(executor, monkeypatch):
     monkeypatch.setattr(stores, "done", lambda folder, verify=False: False)
     with pytest.raises(InputError, match="expected a run folder on storage that all workers share"):
         executor.map([Task(text, ("a", "said"))])
+
+
+def threads(stages):
+    return result(stage(stages, "threads", lambda folder: torch.get_num_threads()))
+
+
+def test_every_stage_has_the_leaders_threads(executor):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert executor.map([Task(threads)]) == [3]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_workers_tell_is_shown_until_it_ends(folder, tmp_path):
+    said = io.StringIO()
+    terminal = Reporter(Console(file=said, force_terminal=True, width=200))
+    workers = LocalWorkers(1, terminal)
+    try:
+        stages = Stages(load_recipe(folder / "recipe.yaml"), Store(tmp_path), terminal)
+        assert Executor(stages, workers).map([Task(shows)]) == ["shows"]
+    finally:
+        workers.close()
+    assert "counting" in said.getvalue()
+    assert "3/4" in said.getvalue()
+    assert said.getvalue().rstrip().endswith("counting: 0 s")
+    assert terminal._bars is None
+
+
+def shows(stages):
+    def work(folder):
+        with stages.reporter.bar("counting", 4) as advance:
+            advance(3)
+            time.sleep(0.3)  # longer than a bar takes to be drawn anew
+
+    return stage(stages, "shows", work).name.partition("-")[0]
 
 
 LEADER = """

@@ -71,8 +71,8 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
+    # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe.scaled(), store, reporter)
