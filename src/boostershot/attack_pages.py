@@ -84,7 +84,9 @@ def example(name: str) -> str:
     """A recipe's section with this attack."""
     trained = _EXAMPLE if ATTACKS[name].trains else {}
     mapping: Mapping[str, Any] = {_METHOD: name, **trained}
-    return yaml.safe_dump({"attacks": {name: dict(mapping)}}, sort_keys=False, width=100).rstrip()
+    return yaml.safe_dump(
+        {"attacks": {name: dict(mapping)}}, sort_keys=False, width=100, default_flow_style=None
+    ).rstrip()
 
 
 def page() -> str:
