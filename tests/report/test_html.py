@@ -416,7 +416,7 @@ def test_attacks_without_training_stand_beside_what_training_reaches(make_run):
     page = written(folder)
     items = {(i["attack"], i["attack_step"], i["defense"]): i["harmful_score"] for i in results_of(folder)["summary"]}
     expected = [
-        ("asked plainly", "no attack", "mix", 0),
+        ("no attack", "asked plainly", "mix", 0),
         ("prefill", "no training", "prefill", 0),
         ("few-shot", "no training", "few-shot", 0),
         ("mix", "after 40 steps", "mix", 40),

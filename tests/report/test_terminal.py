@@ -91,7 +91,7 @@ def test_attacks_without_training_share_one_table_with_plain_questions(make_run)
     assert max(len(line) for line in out.splitlines()) <= 60 and "…" not in out
     assert out.count("after 40 steps") == 1 and "few-shot after 0 steps" not in " ".join(out.split())
     table = out[out.index("Without training") :]
-    found = re.findall(r"^(asked plainly|prefill|few-shot)? *(SFT|Booster) +([\d.]+) \[", table, re.MULTILINE)
+    found = re.findall(r"^(no attack|prefill|few-shot)? *(SFT|Booster) +([\d.]+) \[", table, re.MULTILINE)
     scores = {
         (item["attack"], item["defense"]): f"{item['harmful_score']['mean']:.1f}"
         for item in results["summary"]
@@ -99,7 +99,7 @@ def test_attacks_without_training_share_one_table_with_plain_questions(make_run)
     }
     expected = [
         ("" if defense == "booster" else label, {"sft": "SFT", "booster": "Booster"}[defense], scores[attack, defense])
-        for label, attack in (("asked plainly", "mix"), ("prefill", "prefill"), ("few-shot", "few-shot"))
+        for label, attack in (("no attack", "mix"), ("prefill", "prefill"), ("few-shot", "few-shot"))
         for defense in ("sft", "booster")
     ]
     assert found == expected
