@@ -113,3 +113,13 @@ def test_an_attack_without_training_that_failed_is_not_hidden(make_run):
     results["summary"] = [item for item in results["summary"] if item["attack"] != "prefill"]
     out = printed(results, 60)
     assert "prefill: no cell was finished" in out and "few-shot: no cell" not in out
+
+
+def test_what_an_attack_was_paid_stands_below_its_table(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    point = {"from": 1, "to": 40, "mean": 0.5, "ci": None}
+    reward = {"defense": "sft", "reward": "verdict by offline", "points": [point], "equal": 25.0, "unknown": 2.0}
+    results["rewards"] = [reward | {"attack": "harmful-mix/continue"}, reward | {"attack": "another"}]
+    out = " ".join(printed(results, 60).split())
+    says = "SFT 0.50 in steps 1 to 40, all rewards equal in 25% of the groups, no reward for 2% of the answers."
+    assert out.count(f"The verdict by offline, mean of the answers drawn: {says}") == 1

@@ -3,6 +3,7 @@
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.benign_only import BenignOnly
 from boostershot.attacks.disguised import Disguised
+from boostershot.attacks.grpo import Grpo, GrpoTask
 from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
 from boostershot.attacks.identity_shift import IdentityShift
@@ -18,6 +19,8 @@ ATTACKS: dict[str, type[Attack]] = {
         IdentityShift,
         Disguised,
         RefusalSuppression,
+        Grpo,
+        GrpoTask,
         SystemPrompt,
         Prefill,
         FewShot,
@@ -31,6 +34,8 @@ __all__ = [
     "BenignOnly",
     "Disguised",
     "FewShot",
+    "Grpo",
+    "GrpoTask",
     "HarmfulMix",
     "HarmfulOnly",
     "IdentityShift",

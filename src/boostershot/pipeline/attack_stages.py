@@ -8,9 +8,12 @@ from typing import Any
 
 from boostershot.attacks.attack import AttackRow
 from boostershot.attacks.finetune import AttackArguments, attack
+from boostershot.attacks.grpo import Reinforced
+from boostershot.attacks.reinforce import ReinforceArguments, reinforce
 from boostershot.config import AttackSettings
 from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
+from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
@@ -39,6 +42,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         "attack": settings.model_dump(mode="json"),
         "records": ["losses", "distance"],
         "task": stages.data.task_identity(),
+        **rewards.identity(stages, method),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
     }
@@ -67,29 +71,35 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
             if settings.judged and step > 0:
                 save(model, tokenizer, folder / f"step-{step}", inner="")
 
-        args = AttackArguments(
-            output_dir=str(folder / "checkpoints"),
-            adapter=settings.adapter,
-            lora=settings.lora.model_dump() if settings.lora else {},
-            record_steps=list(settings.eval_steps),
+        training = {
+            "output_dir": str(folder / "checkpoints"),
+            "adapter": settings.adapter,
+            "lora": settings.lora.model_dump() if settings.lora else {},
+            "record_steps": list(settings.eval_steps),
             **training_arguments(settings, seed),
-        )
+        }
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
-            attack(
-                model,
-                tokenizer,
-                pool,
-                method,
-                args,
-                template=template,
-                max_length=length,
-                record=record,
-                callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
-            )
+            callbacks = [StepsBar(advance), MetricsFile(folder / "metrics.jsonl")]
+            if isinstance(method, Reinforced):
+                reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
+                told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
+                reinforce(model, tokenizer, pool, method, reward, args, **told)
+            else:
+                attack(
+                    model,
+                    tokenizer,
+                    pool,
+                    method,
+                    AttackArguments(**training),
+                    template=template,
+                    max_length=length,
+                    record=record,
+                    callbacks=callbacks,
+                )
         return finished(folder, {"steps": steps})
 
-    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]
     return stages.store.run("attack", config, parents, work)
 
 

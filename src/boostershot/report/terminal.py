@@ -10,7 +10,7 @@ from rich.text import Text
 
 from boostershot.report.reading import judges_of
 from boostershot.report.untrained import PLAINLY, ways
-from boostershot.report.words import incoherent, last_steps, name, number, share, trains, unjudged
+from boostershot.report.words import incoherent, last_steps, name, number, rewards_say, share, trains, unjudged
 
 Item = Mapping[str, Any]
 
@@ -31,7 +31,9 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     for attack in attacks:
         here = {judge: [item for (_, of), item in items.items() if of == attack] for judge, items in last.items()}
-        parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j]), Text()]
+        parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j])]
+        rewards = [item for item in results.get("rewards", []) if item["attack"] == attack]
+        parts += [*([Text(rewards_say(rewards))] if rewards else []), Text()]
     untrained = list(dict.fromkeys(row["attack"] for row in results["rows"] if not trains(row)))
     parts += _untrained(untrained, by_judge) if untrained else []
     parts += [_warning(text) for text in _warnings(results, by_judge)]

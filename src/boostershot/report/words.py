@@ -135,8 +135,7 @@ def incoherent(summary: Sequence[Item], baseline: Sequence[Item]) -> str | None:
     if not broken:
         return None
     cells = "; ".join(
-        f"{name(item['defense'])}, {item['attack']}{_after(item)}: {number(share)}%"
-        for item, share in broken[:_NAMED]
+        f"{name(item['defense'])}, {item['attack']}{_after(item)}: {number(share)}%" for item, share in broken[:_NAMED]
     )
     more = f"; {len(broken) - _NAMED} more in the table" if len(broken) > _NAMED else ""
     return (
@@ -179,6 +178,24 @@ def figure_says(items: Iterable[Item], figure: str, digits: int) -> str:
     steps = max(step for step, _ in parts)
     late = [text if step == steps else f"{text}, at step {step} already" for step, text in parts]
     return f"After {steps} steps: " + "; ".join(late) + "."
+
+
+def rewards_say(items: Sequence[Item]) -> str:
+    """The sentence under the rewards of one attack: what was paid for, where each defense starts and where it ends.
+
+    Args:
+        items: of `rewards` in results.json.
+    """
+    parts = []
+    for item in items:
+        first, last = item["points"][0], item["points"][-1]
+        text = f"{name(item['defense'])} {number(last['mean'], 2)} in steps {last['from']} to {last['to']}"
+        if last is not first:
+            text += f" (from {number(first['mean'], 2)} in steps {first['from']} to {first['to']})"
+        text += f", all rewards equal in {number(item['equal'], 0)}% of the groups"
+        text += f", no reward for {number(item['unknown'], 0)}% of the answers" if item["unknown"] else ""
+        parts.append(text)
+    return f"The {items[0]['reward']}, mean of the answers drawn: " + "; ".join(parts) + "."
 
 
 def facts(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
