@@ -120,7 +120,7 @@ def test_the_step_is_grpos(tmp_path, monkeypatch):
         return drawn["reward"]
 
     args = arguments(
-        tmp_path, adapter="full", max_steps=1, optim="sgd", learning_rate=0.5, weight_decay=0.0, max_grad_norm=1e9
+        tmp_path, adapter="full", max_steps=1, optimizer="sgd", learning_rate=0.5, weight_decay=0.0, max_grad_norm=1e9
     )
     reinforce(model, TOKENIZER, ROWS, attack(answer_tokens=40, temperature=0.7), reward, args)
     form = Format.choose(TOKENIZER)

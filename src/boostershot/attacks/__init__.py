@@ -1,5 +1,7 @@
 """What adversaries do, by the name that recipes use. Knows nothing of defences, and loads no torch."""
 
+from boostershot.attacks.adaptive import Adaptive, Kick
+from boostershot.attacks.anchor import Anchor
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.benign_only import BenignOnly
 from boostershot.attacks.disguised import Disguised
@@ -7,6 +9,7 @@ from boostershot.attacks.grpo import Grpo, GrpoTask
 from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
 from boostershot.attacks.identity_shift import IdentityShift
+from boostershot.attacks.moves import Moves, Perturbed
 from boostershot.attacks.prompted import FewShot, Prefill, SystemPrompt
 from boostershot.attacks.refusal_suppression import RefusalSuppression
 
@@ -19,6 +22,7 @@ ATTACKS: dict[str, type[Attack]] = {
         IdentityShift,
         Disguised,
         RefusalSuppression,
+        Adaptive,
         Grpo,
         GrpoTask,
         SystemPrompt,
@@ -29,6 +33,8 @@ ATTACKS: dict[str, type[Attack]] = {
 
 __all__ = [
     "ATTACKS",
+    "Adaptive",
+    "Anchor",
     "Attack",
     "AttackRow",
     "BenignOnly",
@@ -39,6 +45,9 @@ __all__ = [
     "HarmfulMix",
     "HarmfulOnly",
     "IdentityShift",
+    "Kick",
+    "Moves",
+    "Perturbed",
     "Phase",
     "Prefill",
     "RefusalSuppression",

@@ -120,6 +120,22 @@ class Recipe(Section):
         return tuple(label for label, attack in self.attacks.items() if attack.attack.trains)
 
     @model_validator(mode="after")
+    def _anchored(self) -> Self:
+        """The rows of an anchor are there."""
+        for label, attack in self.attacks.items():
+            if attack.anchor is None:
+                continue
+            if self.data.general is None:
+                message = f"is missing, and attacks.{label}.anchor needs general text; expected {{source: ..., n: ...}}"
+                raise at_key("data.general", message)
+            have = self.data.general.n
+            if have is not None and have < attack.anchor.n:
+                raise at_key(
+                    f"attacks.{label}.anchor.n", f"is {attack.anchor.n}; expected at most data.general.n, {have}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _resolve_defenses(self) -> Self:
         """Last, because it needs torch."""
         for label, given in self.defenses.items():

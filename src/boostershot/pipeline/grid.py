@@ -114,13 +114,13 @@ def run(
 def plan(recipe: Recipe, properties: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
     stages = list(planned(recipe.scaled(), properties))
-    steps, passes = sum(stage.steps for stage in stages), sum(stage.passes for stage in stages)
+    steps, passes = sum(stage.steps for stage in stages), round(sum(stage.passes for stage in stages), 1)
     tokens = sum(stage.tokens for stage in stages)
     return [
         *([f"at scale {recipe.scale:g} of the recipe's samples and steps"] if recipe.scale < 1 else []),
         *(f"{stage.what}; {in_words(stage.tokens)} tokens" for stage in stages),
-        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, about "
-        f"{in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
+        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, "
+        f"about {in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
     ]
 
 
@@ -161,6 +161,9 @@ def _check(stages: Stages) -> None:
         ):
             if wanted > have:
                 raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
+        if attack.anchor is not None and attack.anchor.n > len(data.general):
+            have = len(data.general)
+            raise InputError(f"attacks.{label}.anchor.n: is {attack.anchor.n}; data.general has {have} rows")
 
 
 def _announce(stages: Stages, scale: float, properties: bool) -> None:
