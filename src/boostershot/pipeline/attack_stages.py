@@ -21,7 +21,18 @@ from boostershot.pipeline.stages import Stages
 from boostershot.training.metrics import MetricsFile
 
 
-def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Path | None, seed: int) -> Path:
+class _GivenUp(Exception):
+    """A trial that a search does not follow to its end; raised with the step."""
+
+
+def attacked(
+    stages: Stages,
+    label: str,
+    settings: AttackSettings,
+    immunized: Path | None,
+    seed: int,
+    limits: Mapping[int, float | None] | None = None,
+) -> Path:
     """`step-N/` for each recorded step, and at each of them `losses.json` (the harmful losses) and `distance.json`.
 
     Args:
@@ -29,6 +40,8 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         settings: the attack as the immunised model's defence meets it.
         immunized: the stage that made the model; None attacks the un-aligned model.
         seed: of the attacker's draw and training.
+        limits: step -> held-out harmful loss above which the attack ends there, without weights; None never ends it.
+            The losses at these steps are recorded, too. `result` then has `given_up`.
     """
     method = settings.attack
     rows_folder = stages.harmful_rows("attack", method.n_harmful, None)
@@ -40,6 +53,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         "task": stages.data.task_identity(),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
+        **({"limits": {str(step): limit for step, limit in limits.items()}} if limits else {}),
     }
 
     def work(folder: Path) -> dict[str, Any]:
@@ -61,7 +75,12 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         distance = Distance(folder / "distance.json", model, folder / "checkpoints" if trains_all else None)
 
         def record(step: int, model: Any) -> None:
-            losses.measure(step, model)
+            found = losses.measure(step, model)["held_out"]
+            limit = limits.get(step) if limits else None
+            if limit is not None and sum(found) / len(found) > limit:
+                raise _GivenUp(step)
+            if step not in settings.eval_steps:
+                return
             distance.measure(step, model)
             if settings.judged and step > 0:
                 save(model, tokenizer, folder / f"step-{step}", inner="")
@@ -70,22 +89,26 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
             output_dir=str(folder / "checkpoints"),
             adapter=settings.adapter,
             lora=settings.lora.model_dump() if settings.lora else {},
-            record_steps=list(settings.eval_steps),
+            record_steps=sorted({*settings.eval_steps, *(limits or {})}),
             **training_arguments(settings, seed),
         )
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
-            attack(
-                model,
-                tokenizer,
-                pool,
-                method,
-                args,
-                template=template,
-                max_length=length,
-                record=record,
-                callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
-            )
+            try:
+                attack(
+                    model,
+                    tokenizer,
+                    pool,
+                    method,
+                    args,
+                    template=template,
+                    max_length=length,
+                    record=record,
+                    callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
+                )
+            except _GivenUp as given_up:
+                (step,) = given_up.args
+                return finished(folder, {"steps": step, "given_up": True})
         return finished(folder, {"steps": steps})
 
     parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
