@@ -17,6 +17,7 @@ from boostershot.config import load_recipe
 from boostershot.evaluation import generation
 from boostershot.pipeline import answer_stages
 from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store
 from tiny import preference_rows, save_tiny_chat, tiny_tokenizer
@@ -90,6 +91,33 @@ def test_after_sigkill_only_the_missing_answers_are_generated_and_all_are_the_sa
     assert answered(recipe, tmp_path / "killed") == whole
     assert len(asked) == 12 + 10 - 8
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("stage", ["over_refusal", "accuracy"])
+def test_what_the_properties_ask_goes_on_after_a_stop(recipe, tmp_path, monkeypatch, stage):
+    def asked(root):
+        stages = Stages(load_recipe(recipe), Store(tmp_path / root), Reporter(quiet=True))
+        folder = getattr(PropertyStages(stages), stage)(None, [], "the base model")
+        return {path.name: path.read_text() for path in folder.iterdir() if path.suffix == ".jsonl"}
+
+    whole, batch, sizes = asked("whole"), generation._batch, []
+
+    def counting(model, form, rows, *rest):
+        sizes.append(len(rows))
+        return batch(model, form, rows, *rest)
+
+    def stopping(model, form, rows, *rest):
+        if sizes:
+            raise KeyboardInterrupt
+        return counting(model, form, rows, *rest)
+
+    monkeypatch.setattr(generation, "_batch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        asked("stopped")
+    monkeypatch.setattr(generation, "_batch", counting)
+    assert asked("stopped") == whole
+    assert len(sizes) > 1 and sum(sizes) == len(whole.popitem()[1].splitlines())  # none of them twice
+    assert not list((tmp_path / "stopped").glob("stages/*/kept.txt"))
 
 
 def test_vllm_answers_where_the_recipe_says_so(recipe, tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def test_clean_fine_tuning_meets_both_models_without_harmful_rows(ran):
     clean = []
     for path in run.glob("stages/attack-*/config.json"):
         known = json.loads(path.read_text())
-        if known["config"]["attack"]["p"] == 0:
+        if known["config"]["attack"]["method"] == "benign-only":
             clean.append(known)
     assert len(clean) == 2 and {c["config"]["attack"]["adapter"] for c in clean} == {"fresh"}
     assert sorted(any(p.startswith("immunize") for p in c["parents"]) for c in clean) == [False, True]

@@ -14,7 +14,7 @@ from boostershot.config.errors import at_key
 from boostershot.config.section import part_of
 from boostershot.config.training import Lora, Training
 from boostershot.config.values import Positive, Text, Whole
-from boostershot.errors import InputError, choices, shown
+from boostershot.errors import InputError, choices, nearest, shown
 
 
 class AttackSettings(Training):
@@ -88,7 +88,7 @@ class AttackSettings(Training):
             kind = ATTACKS.get(method) if isinstance(method, str) else None
             known = [*cls.model_fields, *(field.name for field in (dataclasses.fields(kind) if kind else ()))]
             for key in data:
-                if key not in known and (kind or method is None):
+                if key not in known and (kind or (method is None and nearest(key, ["method"]))):
                     raise at_key(key, f"unknown key; {choices(key, known)}")
         return data
 

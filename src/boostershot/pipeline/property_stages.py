@@ -27,6 +27,7 @@ from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
 from boostershot.pipeline.data import GROUPS, file_hash, rows_hash
 from boostershot.pipeline.files import write_jsonl
+from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.stages import RULES, Stages
 
 INSTALL_LM_EVAL = "pip install boostershot[lm-eval]"
@@ -216,7 +217,7 @@ class PropertyStages:
         config = self._config(layers) | {"safe": safe, "max_new_tokens": tokens, "rule": RULES["refusal"]}
 
         def work(folder: Path) -> dict[str, Any]:
-            answers = self._answers(layers, [row.prompt for row in self.safe], f"safe prompts: {what}")
+            answers = self._answers(folder, layers, [row.prompt for row in self.safe], f"safe prompts: {what}")
             rows = [
                 {"id": row.id, "type": row.type, "answer": answer, "refused": is_refusal(answer)}
                 for row, answer in zip(self.safe, answers, strict=True)
@@ -239,7 +240,7 @@ class PropertyStages:
         def work(folder: Path) -> dict[str, Any]:
             assert task.correct is not None  # who calls has asked
             picked = list(task.splits[settings.split])[: settings.n_task]
-            answers = self._answers(layers, [row.prompt for row in picked], f"task: {what}")
+            answers = self._answers(folder, layers, [row.prompt for row in picked], f"task: {what}")
             rows = [
                 {"id": row.id, "answer": answer, "correct": task.correct(answer, row)}
                 for row, answer in zip(picked, answers, strict=True)
@@ -328,17 +329,23 @@ class PropertyStages:
         model, tokenizer = load_chain(self.recipe.model.id, layers)
         return model, Format.choose(tokenizer, self.recipe.model.template)
 
-    def _answers(self, layers: Sequence[Layer], prompts: Sequence[str], what: str) -> list[str]:
+    def _answers(self, folder: Path, layers: Sequence[Layer], prompts: Sequence[str], what: str) -> list[str]:
+        """The model's answers; those of finished batches are in the folder until all are there."""
+        kept = KeptAnswers(folder / "kept.txt")
         with self.stages.reporter.bar(what, len(prompts)) as advance:
             model, form = self._model(layers)
-            return generate(
+            answers = generate(
                 model,
                 form,
                 prompts,
                 max_new_tokens=self.recipe.evaluate.max_new_tokens,
                 batch_size=self.recipe.runtime.generation_batch_size,
+                known=kept.answers,
+                keep=kept.add,
                 advance=advance,
             )
+        kept.drop()
+        return answers
 
     def _run(self, stage: str, config: dict[str, Any], of: Path | None, work: Any) -> Path:
         return self.stages.store.run(stage, config, [of] if of else [], work)
