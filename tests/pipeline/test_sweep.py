@@ -22,10 +22,10 @@ SPACE = {
     "lora.alpha": {"times": 1, "of": "lora.rank"},
 }
 ATTACKER = {
-    "trials": 6,
+    "trials": 4,
     "steps": 4,
     "samples": 12,
-    "generation": 3,
+    "generation": 2,
     "space": SPACE,
     "utility": "perplexity",  # the tiny model never gets the task right
     "epsilons": [0.1, 0.8],
@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
                 "batch": 4,
             }
         },
-        "evaluate": {"n_harmful": 8, "n_task": 8, "max_new_tokens": 4},
+        "evaluate": {"n_harmful": 6, "n_task": 4, "max_new_tokens": 4},
         "properties": {"stability": {"n_texts": 2}},
         "sweep": {"attacker": ATTACKER},
     }
@@ -88,8 +88,8 @@ def lines(path):
 def test_every_trial_is_a_stage_and_its_figures_recount_from_it(folder, swept):
     stages = folder / "run" / "stages"
     for item in swept["defenses"]:
-        assert [trial["trial"] for trial in item["trials"]] == list(range(6))
-        assert sum(item["counts"][state] for state in ("done", "pruned", "failed")) == 6
+        assert [trial["trial"] for trial in item["trials"]] == list(range(4))
+        assert sum(item["counts"][state] for state in ("done", "pruned", "failed")) == 4
         for trial in item["trials"]:
             losses = json.loads((stages / trial["stage"] / "losses.json").read_text())
             last = losses[str(max(map(int, losses)))]["held_out"]
@@ -114,9 +114,9 @@ def test_trials_above_the_median_of_the_generation_before_are_given_up(swept, fo
             for trial in item["trials"]
         ]
         means = [sum(losses) / len(losses) for losses in at_2]
-        bar = sorted(means[:3])[1]
+        bar = sum(means[:2]) / 2
         for trial, mean in zip(item["trials"], means, strict=True):
-            assert (trial["state"] == "pruned") == (trial["trial"] >= 3 and mean > bar)
+            assert (trial["state"] == "pruned") == (trial["trial"] >= 2 and mean > bar)
 
 
 def test_the_worst_case_is_the_highest_score_within_the_bound(swept):
@@ -194,7 +194,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(folder, swept, unattacked, m
 
     def killed(*args):
         calls.append(args[1])
-        if len(calls) in (2, 9):
+        if len(calls) in (2, 7):
             raise KeyboardInterrupt
         return whole(*args)
 
@@ -211,8 +211,10 @@ def test_a_killed_sweep_goes_on_to_the_same_results(folder, swept, unattacked, m
 
 
 def test_the_finishing_order_changes_nothing(folder, swept, unattacked, monkeypatch):
-    def last_first(tasks):
-        return attack_search.one_after_another(tasks[::-1])[::-1]
+    in_order = attack_search.one_after_another
+
+    def last_first(stages):
+        return lambda tasks: in_order(stages)(tasks[::-1])[::-1]
 
     monkeypatch.setattr(grid, "one_after_another", last_first)
     bs.run(folder / "recipe.yaml", unattacked, sweep=True, reporter=QUIET)
@@ -221,20 +223,20 @@ def test_the_finishing_order_changes_nothing(folder, swept, unattacked, monkeypa
 
 def test_a_failing_trial_is_recorded_and_the_others_go_on(folder, started):
     space = {"lr": [1e-3, 1e30], "batch": [2, 4]}
-    changes = {"sweep.attacker.space": space, "sweep.attacker.trials": 4}
+    changes = {"sweep.attacker.space": space, "sweep.attacker.trials": 3, "sweep.attacker.seeds": [7]}
     bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
     content = json.loads((started / "sweep.json").read_text())
     trials = [trial for item in content["defenses"] for trial in item["trials"]]
     failed = [trial for trial in trials if trial["state"] == "failed"]
     assert failed
     assert {trial["values"]["lr"] for trial in failed} == {1e30}
-    assert all("finite" in trial["error"] for trial in failed)
+    assert all("nan" in trial["error"] or "finite" in trial["error"] for trial in failed)
     assert any(trial["state"] == "done" for trial in trials)
     assert content["failed"] == []
 
 
 def test_only_finalists_are_judged_unless_none_is_within_the_bound(folder, started):
-    changes = {"sweep.attacker.finalists": 1, "sweep.attacker.give_up": []}
+    changes = {"sweep.attacker.finalists": 1, "sweep.attacker.trials": 3, "sweep.attacker.seeds": [7]}
     bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
     for item in json.loads((started / "sweep.json").read_text())["defenses"]:
         done = sorted((t for t in item["trials"] if t["state"] == "done"), key=lambda t: t["harmful_loss"])
@@ -265,11 +267,11 @@ def test_a_defense_without_a_trial_in_the_bound_has_no_score_and_that_is_said(fo
     assert "no score" in (started / "report.html").read_text()
 
 
-def test_a_defender_tunes_on_dev_before_the_attacker_comes(folder, tmp_path):
-    defender = {"trials": 3, "generation": 2, "spaces": {"booster": {"lam": [1, 5, 20]}}, "attacks": ["mix"]}
-    changes = {"sweep.defender": defender, "sweep.attacker.trials": 2, "sweep.attacker.generation": 2}
-    bs.run(folder / "recipe.yaml", tmp_path / "run", changes, sweep=True, reporter=QUIET)
-    content = json.loads((tmp_path / "run" / "sweep.json").read_text())
+def test_a_defender_tunes_on_dev_before_the_attacker_comes(folder, started):
+    defender = {"trials": 2, "generation": 2, "spaces": {"booster": {"lam": [1, 5, 20]}}, "attacks": ["mix"]}
+    changes = {"sweep.defender": defender, "sweep.attacker.trials": 1, "sweep.attacker.seeds": [7]}
+    bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
+    content = json.loads((started / "sweep.json").read_text())
     tuned = content["defender"]["booster"]
     assert tuned["trials"][0]["values"] == {"lam": 5}  # the recipe's own comes first
     best = max(trial["finetune_accuracy"] for trial in tuned["trials"])
@@ -279,16 +281,14 @@ def test_a_defender_tunes_on_dev_before_the_attacker_comes(folder, tmp_path):
     attacked = {item["defense"]: item for item in content["defenses"]}
     assert attacked["booster"]["hyper_parameters"]["lam"] == chosen["values"]["lam"]
     # Its trials were scored on dev prompts, the attacker's on test prompts.
-    splits = {
-        json.loads(p.read_text())["config"]["split"] for p in (tmp_path / "run").glob("stages/data-*/config.json")
-    }
+    splits = {json.loads(p.read_text())["config"]["split"] for p in started.glob("stages/data-*/config.json")}
     assert {"dev", "test"} <= splits
 
 
 def test_the_plan_counts_trials(folder):
     recipe = load_recipe(folder / "recipe.yaml")
     told = "\n".join(grid.plan(recipe, sweep=True))
-    assert "6 x attack: attacker of booster" in told
+    assert "4 x attack: attacker of booster" in told
     assert "attacker" not in "\n".join(grid.plan(recipe))
 
 
@@ -300,7 +300,7 @@ def test_the_plan_counts_trials(folder):
         (["--attacker", "trials"], "--attacker trials: expected KEY=VALUE"),
         (["--attacker", "trails=2"], 'did you mean "trials"'),
         (["--attacker", "trials=2,steps=4,samples=5000"], "harmful rows; the data has"),
-        (["--set", "sweep.attacker.space={p: [0.5, 1.5]}"], "p is 1.5; expected 0 to 1"),
+        (["--set", "sweep.attacker.space={p: [0.5, 1.5]}"], "sweep.attacker.space.p: is 1.5; expected 0 to 1"),
         (["--set", "sweep.attacker.space={lrr: [0.5]}"], "sweep.attacker.space.lrr"),
         (["--set", "sweep.attacker.space={steps: [50]}"], "nothing up to 4"),
         (["--set", "sweep.attacker.attack=mx"], "sweep.attacker.attack"),

@@ -116,7 +116,7 @@ class Recipe(Section):
     def _sweep_fits(self) -> Self:
         """Last, because its spaces are of the resolved attacks and defences."""
         if self.sweep is not None:
-            self.sweep.check(self.attacks, self.harmful_attacks, self.defenses)
+            self.sweep.check(self.attacks, self.defenses)
         return self
 
     def scaled(self) -> Recipe:

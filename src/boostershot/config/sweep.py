@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, ValidationError, WithJsonSchema, model_validator
@@ -124,21 +124,23 @@ class Sweep(Section):
     attacker: Attacker
     defender: Defender | None = None
 
-    def check(self, attacks: Mapping[str, AttackSettings], harmful: Sequence[str], defenses: Mapping[str, Any]) -> None:
+    def check(self, attacks: Mapping[str, AttackSettings], defenses: Mapping[str, Any]) -> None:
         """Are the attacks and defences there, and is every value of a space one that they take?
 
         Args:
             attacks: of the recipe.
-            harmful: labels of its judged attacks with harmful rows.
             defenses: of the recipe, resolved.
 
         Raises:
             PydanticCustomError, InputError: no.
         """
-        base = self.base(harmful)
-        if base is None or base not in harmful:
-            raise at_key("sweep.attacker.attack", f"is {shown(base)}; expected a judged attack with harmful rows, such "
-                         f"as {', '.join(harmful) or 'harmful-mix'}")  # fmt: skip
+        trained = [label for label, one in attacks.items() if one.judged and one.attack.trains]
+        base = self.attacker.attack
+        if base is not None and base not in trained:
+            raise at_key("sweep.attacker.attack", f"is {shown(base)}; {choices(base, trained)}")
+        base = self.base(attacks)
+        if base not in trained:
+            raise at_key("sweep.attacker.attack", "is missing; expected the label of a judged attack that trains")
         for values in self.attacker.budgeted.samples():
             tuned_attack(attacks[base], values, self.attacker)
         for label in self.defender.spaces if self.defender else ():
@@ -147,12 +149,13 @@ class Sweep(Section):
             for values in self.defender.space(label).samples() if self.defender else ():
                 tuned_defense(defenses[label], values, f"sweep.defender.spaces.{label}")
         for label in self.defender.attacks if self.defender else ():
-            if label not in harmful:
-                raise at_key("sweep.defender.attacks", f"has {shown(label)}; expected judged attacks with harmful rows")
+            if label not in trained:
+                raise at_key("sweep.defender.attacks", f"has {shown(label)}; {choices(label, trained)}")
 
-    def base(self, harmful: Sequence[str]) -> str | None:
-        """The label of the attack that the trials start from."""
-        return self.attacker.attack or next(iter(harmful), None)
+    def base(self, attacks: Mapping[str, AttackSettings]) -> str:
+        """The label of the attack that the trials start from; empty where there is none."""
+        harmful = [name for name, one in attacks.items() if one.judged and one.attack.trains and one.attack.n_harmful]
+        return self.attacker.attack or next(iter(harmful), "")
 
     def scaled(self, scale: float) -> Self:
         """The same with that fraction of the steps and rows of the attacker's trials."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.files import read_json, read_jsonl
-from boostershot.pipeline.property_stages import PropertyStages
+from boostershot.pipeline.property_stages import PropertyStages, varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
 
@@ -31,36 +31,30 @@ TIE = 1e-4  # of a nat of harmful loss against a point of harmful score: it only
 
 @dataclass(frozen=True)
 class Task:
-    """A stage to be done: what, of which stages, on which machine's behalf does not matter.
+    """What is done with a run's stages: `work(stages, *args)`. Both may travel to another process."""
 
-    Args:
-        stages: the recipe, and where its stages are.
-        work: given the stages, does one and returns its folder.
-        what: in words.
-    """
-
-    stages: Stages
-    work: Callable[[Stages], Path]
-    what: str
+    work: Callable[..., Path]
+    args: tuple[Any, ...]
 
 
-Map = Callable[[Sequence[Task]], "list[Path | Exception]"]
+Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
 
 
-def one_after_another(tasks: Sequence[Task]) -> list[Path | Exception]:
-    """The folders of the tasks' stages in order, failures as values.
+def one_after_another(stages: Stages) -> Map:
+    """The tasks done here, in their order.
 
     Raises:
         InputError, StageFailed: what the user gave is wrong, or the disk is full: going on makes no sense.
     """
-    found: list[Path | Exception] = []
-    for task in tasks:
+
+    def done(task: Task) -> Path | Exception:
         try:
-            found.append(task.work(task.stages))
+            return task.work(stages, *task.args)
         except Exception as error:
             told(error)
-            found.append(error)
-    return found
+            return error
+
+    return lambda tasks: [done(task) for task in tasks]
 
 
 @dataclass(frozen=True)
@@ -71,6 +65,7 @@ class Attacked:
         settings: of the attack.
         immunized, seed: as for `attacked`.
         limits: as for `attacked`.
+        changes: sections of the recipe in place of the run's own.
     """
 
     label: str
@@ -78,28 +73,32 @@ class Attacked:
     immunized: Path
     seed: int
     limits: Mapping[int, float | None] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def attack(self, stages: Stages) -> Path:
+    def _of(self, run: Stages) -> Stages:
+        return varied(run, self.changes) if self.changes else run
+
+    def attack(self, run: Stages) -> Path:
         """The attack's stage."""
-        return attacked(stages, self.label, self.settings, self.immunized, self.seed, self.limits)
+        return attacked(self._of(run), self.label, self.settings, self.immunized, self.seed, self.limits)
 
     def layers(self, folder: Path) -> list[Layer]:
         """The attacked model, from the attack's stage."""
         return layers_of(self.immunized, folder, self.settings.total_steps, self.settings.adapter)
 
-    def evaluate(self, stages: Stages) -> Path:
+    def evaluate(self, run: Stages) -> Path:
         """Its scores by the recipe's first judge, asked in the attacker's own way."""
         asked = Asked(self.settings.template, next(iter(self.settings.attack.askings.values())))
-        folder = self.attack(stages)
-        found = stages.evaluated(folder, self.layers(folder), self.label, None, asked)
+        folder = self.attack(run)
+        found = self._of(run).evaluated(folder, self.layers(folder), self.label, None, asked)
         if result(found)["harmful_score"] is None:
             raise RuntimeError("the judge has no verdict on any answer")
         return found
 
-    def perplexity(self, stages: Stages) -> Path:
+    def perplexity(self, run: Stages) -> Path:
         """The neutral texts under it."""
-        folder = self.attack(stages)
-        return PropertyStages(stages).perplexity(folder, self.layers(folder), self.label)
+        folder = self.attack(run)
+        return PropertyStages(self._of(run)).perplexity(folder, self.layers(folder), self.label)
 
 
 @dataclass
@@ -108,7 +107,8 @@ class Arm:
 
     Args:
         label: of the defence.
-        stages: of the recipe.
+        run: the stages of the run.
+        changes: what the defender chose in place of the recipe's own, as sections of it.
         settings: the attacker's.
         base: the attack that trials start from, as this defence meets it.
         immunized: the model.
@@ -117,7 +117,8 @@ class Arm:
     """
 
     label: str
-    stages: Stages
+    run: Stages
+    changes: Mapping[str, Any]
     settings: Attacker
     base: AttackSettings
     immunized: Path
@@ -125,6 +126,11 @@ class Arm:
     honest: float | None = None
     evaluations: dict[int, Path] = field(default_factory=dict)  # trial -> its scores
     failed: dict[int, str] = field(default_factory=dict)  # trial -> why it could not be scored
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the defence as it is attacked."""
+        return varied(self.run, self.changes) if self.changes else self.run
 
     @property
     def seed(self) -> int:
@@ -161,7 +167,7 @@ class Arm:
         """The attack of a trial."""
         settings = tuned_attack(self.base, self.search.space.derived(values), self.settings)
         early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
-        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early)
+        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.changes)
 
     def again(self, trial: Trial) -> Attacked:
         """The attack of a finished trial, just as it was run."""
@@ -174,13 +180,13 @@ class Arm:
         rows = BenignOnly(min(self.base.attack.n, self.settings.samples, _benign_rows(self.stages)))
         changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
         settings = AttackSettings.model_validate(own | changed | {"judged": True})
-        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed)
+        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.changes)
 
     def utility(self, attack: Attacked, evaluation: Path | None) -> float | None:
         """Of an attacked model: the accuracy, or one over the perplexity; higher is better."""
         if self.settings.utility == "accuracy":
             return result(evaluation)["finetune_accuracy"] if evaluation else None
-        return 1 / _perplexity(attack.perplexity(self.stages))
+        return 1 / _perplexity(attack.perplexity(self.run))
 
     @property
     def best(self) -> float | None:
@@ -229,7 +235,7 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
                 proposed.append((arm, number, values, arm.tried(number, values, bars)))
         if not proposed:
             break
-        folders = do([Task(arm.stages, attack.attack, attack.label) for arm, _, _, attack in proposed])
+        folders = do([Task(_attack, (attack,)) for *_, attack in proposed])
         scored = _scored_in_search(proposed, folders, do)
         for arm in arms:
             arm.search.tell(
@@ -245,8 +251,7 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
 def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
     """The utility that a bound is relative to."""
     accuracy = [arm for arm in arms if arm.settings.utility == "accuracy"]
-    tasks = [Task(arm.stages, arm.benign().evaluate, arm.benign().label) for arm in accuracy]
-    for arm, found in zip(accuracy, do(tasks), strict=True):
+    for arm, found in zip(accuracy, do([Task(_evaluate, (arm.benign(),)) for arm in accuracy]), strict=True):
         if isinstance(found, Path):
             arm.honest = result(found)["finetune_accuracy"]
     for arm in arms:
@@ -269,10 +274,10 @@ def _scored_in_search(
         if isinstance(folder, Path) and not result(folder).get("given_up")
     ]
     found: list[Path | Exception | None] = [None] * len(proposed)
-    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, Attacked.evaluate):
+    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, _evaluate):
         found[position] = score
     for position, texts in _done_at(
-        over, proposed, do, lambda arm: arm.settings.utility == "perplexity", Attacked.perplexity
+        over, proposed, do, lambda arm: arm.settings.utility == "perplexity", _perplexity_after
     ):
         if isinstance(texts, Exception):
             found[position] = texts
@@ -284,15 +289,23 @@ def _done_at(
     proposed: Sequence[Proposed],
     do: Map,
     wanted: Callable[[Arm], bool],
-    work: Callable[[Attacked, Stages], Path],
+    work: Callable[[Stages, Attacked], Path],
 ) -> list[tuple[int, Path | Exception]]:
     """The work on the attacks at those of the positions whose defence's search wants it."""
     some = [position for position in positions if wanted(proposed[position][0])]
-    tasks = []
-    for position in some:
-        arm, _, _, attack = proposed[position]
-        tasks.append(Task(arm.stages, partial(work, attack), attack.label))
-    return list(zip(some, do(tasks), strict=True))
+    return list(zip(some, do([Task(work, (proposed[position][3],)) for position in some]), strict=True))
+
+
+def _attack(run: Stages, attack: Attacked) -> Path:
+    return attack.attack(run)
+
+
+def _evaluate(run: Stages, attack: Attacked) -> Path:
+    return attack.evaluate(run)
+
+
+def _perplexity_after(run: Stages, attack: Attacked) -> Path:
+    return attack.perplexity(run)
 
 
 def _trial(
@@ -350,7 +363,7 @@ def _score_finalists(arms: Sequence[Arm], do: Map) -> None:
             del queue[:take]
         if not wanted:
             return
-        found = do([Task(arm.stages, arm.again(trial).evaluate, arm.again(trial).label) for arm, trial in wanted])
+        found = do([Task(_evaluate, (arm.again(trial),)) for arm, trial in wanted])
         for (arm, trial), folder in zip(wanted, found, strict=True):
             if isinstance(folder, Path):
                 arm.evaluations[trial.number] = folder
@@ -379,8 +392,10 @@ def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
         if winner is not None:
             trial = next(one for one in arm.trials if one.number == winner.number)
             for seed in arm.settings.seeds:
-                what = f"{arm.label}, trial {trial.number} again, seed {seed}"
-                wanted.append((arm, seed, Task(arm.stages, _Again(arm, trial, seed, what), what)))
+                label = f"{arm.label}, trial {trial.number} again, seed {seed}"
+                attack = Attacked(label, arm.again(trial).settings, arm.immunized, seed, changes=arm.changes)
+                defense = arm.label if arm.settings.realign else None
+                wanted.append((arm, seed, Task(_evaluate_again, (attack, defense))))
     found: dict[str, list[Rerun]] = {arm.label: [] for arm in arms}
     for (arm, seed, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
         done = isinstance(folder, Path)
@@ -388,20 +403,12 @@ def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Again:
-    """The work of one re-run: nothing is given up, and the model is the search's, or aligned anew."""
-
-    arm: Arm
-    trial: Trial
-    seed: int
-    what: str
-
-    def __call__(self, stages: Stages) -> Path:
-        arm = self.arm
-        immunized = stages.immunized(arm.label, self.seed) if arm.settings.realign else arm.immunized
-        settings = arm.again(self.trial).settings
-        return Attacked(self.what, settings, immunized, self.seed).evaluate(stages)
+def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
+    """The scores after the attack; on the model of this defence aligned with the attack's seed, where one is named."""
+    if defense is not None:
+        stages = varied(run, attack.changes) if attack.changes else run
+        attack = replace(attack, immunized=stages.immunized(defense, attack.seed))
+    return attack.evaluate(run)
 
 
 def check_rows(stages: Stages) -> None:
@@ -413,7 +420,7 @@ def check_rows(stages: Stages) -> None:
     recipe = stages.recipe
     assert recipe.sweep is not None
     attacker = recipe.sweep.attacker
-    base = recipe.attacks[str(recipe.sweep.base(recipe.harmful_attacks))]
+    base = recipe.attacks[recipe.sweep.base(recipe.attacks)]
     have = {"harmful": len(stages.data.splits["attack"]), "benign": _benign_rows(stages)}
     most = {key: attacker.budgeted[key].extremes()[-1] for key in ("n",) if key in attacker.budgeted}
     for values in attacker.budgeted.samples():

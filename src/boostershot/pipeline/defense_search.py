@@ -15,7 +15,7 @@ from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
 from boostershot.evaluation.worst_case import utility_loss
 from boostershot.pipeline.attack_search import STORAGE, TIE, Attacked, Map, Task
-from boostershot.pipeline.property_stages import PartStages
+from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
 
@@ -63,15 +63,6 @@ class Defended:
         known, where = self.whole.recipe.defenses[self.label], f"sweep.defender.spaces.{self.label}"
         return tuned_defense(known, self.space.derived(values), where)
 
-    def stages(self, values: Mapping[str, Any]) -> Stages:
-        """The stages that score it on the dev prompts."""
-        recipe = self.whole.recipe
-        changed = {
-            "defenses": {**recipe.defenses, self.label: self.described(values)},
-            "evaluate": recipe.evaluate.model_copy(update={"split": "dev"}),
-        }
-        return PartStages(recipe.model_copy(update=changed), self.whole.store, self.whole.reporter, self.whole)
-
     @property
     def chosen(self) -> Trial | None:
         """The trial with the lowest harmful score within the bound; of equal ones that with the highest loss."""
@@ -108,13 +99,11 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
         ]
         if not proposed:
             return tuned
-        seed = recipe.seeds[0]
         tasks, at = [], []
         for one, number, values in proposed:
-            stages = one.stages(values)
             for label in defender.attacks:
                 what = f"{one.label}, setting {number}, {label}"
-                tasks.append(Task(stages, _DevAttack(one.label, label, seed, what), what))
+                tasks.append(Task(_dev_attack, (one.label, one.described(values), label, what)))
                 at.append((one.label, number))
         scores: dict[tuple[str, int], list[Path | Exception]] = {}
         for key, found in zip(at, do(tasks), strict=True):
@@ -128,20 +117,13 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
             one.search.tell(told_now)
 
 
-@dataclass(frozen=True)
-class _DevAttack:
-    """The work of one dev attack on one setting of a defence."""
-
-    defense: str
-    attack: str
-    seed: int
-    what: str
-
-    def __call__(self, stages: Stages) -> Path:
-        recipe = stages.recipe
-        settings = recipe.attacks[self.attack].against(recipe.defenses[self.defense])
-        last = settings.model_copy(update={"eval_steps": (settings.total_steps,)})
-        return Attacked(self.what, last, stages.immunized(self.defense, self.seed), self.seed).evaluate(stages)
+def _dev_attack(run: Stages, label: str, described: Mapping[str, Any], attack: str, what: str) -> Path:
+    """The scores on dev prompts of a defence with these hyper-parameters after a dev attack."""
+    dev = {"evaluate": run.recipe.evaluate.model_copy(update={"split": "dev"})}
+    stages = varied(varied(run, dev), {"defenses": {**run.recipe.defenses, label: dict(described)}})
+    settings, seed = stages.recipe.attacks[attack].against(described), run.recipe.seeds[0]
+    last = settings.model_copy(update={"eval_steps": (settings.total_steps,)})
+    return Attacked(what, last, stages.immunized(label, seed), seed).evaluate(stages)
 
 
 def _setting(

@@ -217,7 +217,7 @@ def _planned_sweep(work: Work, settings: Sweep) -> Iterator[Planned]:
             met = recipe.attacks[attack].against(recipe.defenses[label])
             yield work.attacking(f"{name}, {attack}", met).times(trials)
         yield Planned(f"evaluate: {name}, {trials * len(attacks)} models", trials * len(attacks) * work.scoring())
-    base = recipe.attacks[str(settings.base(recipe.harmful_attacks))]
+    base = recipe.attacks[settings.base(recipe.attacks)]
     again = len(attacker.seeds)
     scored = min(attacker.finalists or attacker.trials, attacker.trials)
     for label, described in recipe.defenses.items():

@@ -102,7 +102,7 @@ def run(
             failures = [f"{one['property']}, {one['what']}: {one['error']}" for one in content["failed"]]
         broken: list[str] = []
         if sweep:
-            content = run_sweep(stages, one_after_another, recipe_hash(recipe.to_dict()))
+            content = run_sweep(stages, one_after_another(stages), recipe_hash(recipe.to_dict()))
             write_json(folder / "sweep.json", content)
             broken = [f"{one['defense']}: {one['error']}" for one in content["failed"]]
         finish_manifest(folder)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from boostershot.pipeline.attack_search import Arm, Map, check_rows, one_after_another, rerun_winners, search_attacks
+from boostershot.pipeline.attack_search import (
+    Arm,
+    Map,
+    Task,
+    check_rows,
+    one_after_another,
+    rerun_winners,
+    search_attacks,
+)
 from boostershot.pipeline.attack_stages import layers_of
-from boostershot.pipeline.defense_search import Defended, search_defenses
-from boostershot.pipeline.property_stages import PartStages
+from boostershot.pipeline.defense_search import search_defenses
+from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import told
 from boostershot.pipeline.sweep_results import Swept, assemble_sweep
@@ -30,28 +39,28 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
     recipe, settings = stages.recipe, stages.recipe.sweep
     assert settings is not None
     tuned = search_defenses(stages, do)
-    stages = _with_choices(stages, tuned)
-    base = str(settings.base(recipe.harmful_attacks))
+    chosen = {label: one.described(one.chosen.values) for label, one in tuned.items() if one.chosen}
+    defenses = {**recipe.defenses, **chosen}
+    changes = {"defenses": defenses} if chosen else {}
+    base = settings.base(recipe.attacks)
     arms, broken, before = [], {}, {}
-    for label, described in stages.recipe.defenses.items():
-        try:
-            immunized = stages.immunized(label, recipe.seeds[0])
-            layers = layers_of(immunized, None, 0, "continue")
-            before[label] = stages.evaluated(immunized, layers, f"{label}, before the attack")
-        except Exception as error:
-            broken[label] = told(error)
+    found = do([Task(_before, (label, changes)) for label in defenses])
+    for (label, described), evaluation in zip(defenses.items(), found, strict=True):
+        if isinstance(evaluation, Exception):
+            broken[label] = told(evaluation)
             continue
-        arms.append(Arm(label, stages, settings.attacker, recipe.attacks[base].against(described), immunized))
+        before[label] = evaluation
+        immunized = (varied(stages, changes) if changes else stages).immunized(label, recipe.seeds[0])
+        attack = recipe.attacks[base].against(described)
+        arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized))
     search_attacks(arms, do)
     reruns = rerun_winners(arms, do)
     swept = Swept(arms, reruns, tuned, broken, before)
-    return assemble_sweep(swept, recipe.name, identity, settings.attacker, base, stages.recipe.defenses)
+    return assemble_sweep(swept, recipe.name, identity, settings.attacker, base, defenses)
 
 
-def _with_choices(stages: Stages, tuned: Mapping[str, Defended]) -> Stages:
-    """The stages of the recipe with what its defender chose; where nothing was within his bound, with what it has."""
-    chosen = {label: one.described(one.chosen.values) for label, one in tuned.items() if one.chosen}
-    if not chosen:
-        return stages
-    recipe = stages.recipe.model_copy(update={"defenses": {**stages.recipe.defenses, **chosen}})
-    return PartStages(recipe, stages.store, stages.reporter, stages)
+def _before(run: Stages, label: str, changes: Mapping[str, Any]) -> Path:
+    """The scores of a defence before any attack."""
+    stages = varied(run, changes) if changes else run
+    immunized = stages.immunized(label, run.recipe.seeds[0])
+    return stages.evaluated(immunized, layers_of(immunized, None, 0, "continue"), f"{label}, before the attack")

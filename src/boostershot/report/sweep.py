@@ -169,6 +169,6 @@ def _defender(tuned: Mapping[str, Content]) -> Iterator[tuple[str, str]]:
                            for key, value in chosen["values"].items())  # fmt: skip
         yield (
             name(label),
-            f"{values}: HS {number(chosen['harmful_score'])}, FA {number(chosen['finetune_accuracy'])} on dev, the best "
-            f"of {len(one['trials'])} settings",
+            f"{values}: HS {number(chosen['harmful_score'])}, FA {number(chosen['finetune_accuracy'])} on dev, "
+            f"the best of {len(one['trials'])} settings",
         )
