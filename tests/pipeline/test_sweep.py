@@ -10,6 +10,7 @@ import boostershot as bs
 from boostershot.cli import call
 from boostershot.config import load_recipe
 from boostershot.pipeline import attack_search, grid
+from boostershot.pipeline.executor import Executor
 from boostershot.pipeline.progress import Reporter
 from tiny import preference_rows, save_tiny_chat
 
@@ -211,13 +212,14 @@ def test_a_killed_sweep_goes_on_to_the_same_results(folder, swept, unattacked, m
 
 
 def test_the_finishing_order_changes_nothing(folder, swept, unattacked, monkeypatch):
-    in_order = attack_search.one_after_another
-
-    def last_first(stages):
-        return lambda tasks: in_order(stages)(tasks[::-1])[::-1]
-
-    monkeypatch.setattr(grid, "one_after_another", last_first)
+    in_order = Executor.map
+    monkeypatch.setattr(Executor, "map", lambda self, tasks: in_order(self, tasks[::-1])[::-1])
     bs.run(folder / "recipe.yaml", unattacked, sweep=True, reporter=QUIET)
+    assert json.loads((unattacked / "sweep.json").read_text()) == swept
+
+
+def test_processes_change_nothing(folder, swept, unattacked):
+    bs.run(folder / "recipe.yaml", unattacked, {"runtime.processes": 2}, sweep=True, reporter=QUIET)
     assert json.loads((unattacked / "sweep.json").read_text()) == swept
 
 

@@ -21,6 +21,7 @@ from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.files import read_json, read_jsonl
+from boostershot.pipeline.orders import Task
 from boostershot.pipeline.property_stages import PropertyStages, varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
@@ -29,32 +30,7 @@ STORAGE = "sweep.sqlite"
 TIE = 1e-4  # of a nat of harmful loss against a point of harmful score: it only ever breaks ties
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is done with a run's stages: `work(stages, *args)`. Both may travel to another process."""
-
-    work: Callable[..., Path]
-    args: tuple[Any, ...]
-
-
 Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
-
-
-def one_after_another(stages: Stages) -> Map:
-    """The tasks done here, in their order.
-
-    Raises:
-        InputError, StageFailed: what the user gave is wrong, or the disk is full: going on makes no sense.
-    """
-
-    def done(task: Task) -> Path | Exception:
-        try:
-            return task.work(stages, *task.args)
-        except Exception as error:
-            told(error)
-            return error
-
-    return lambda tasks: [done(task) for task in tasks]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,12 @@ from typing import Any
 
 from boostershot.attacks.attack import AttackRow
 from boostershot.attacks.finetune import AttackArguments, attack
+from boostershot.attacks.grpo import Reinforced
+from boostershot.attacks.reinforce import ReinforceArguments, reinforce
 from boostershot.config import AttackSettings
 from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
+from boostershot.pipeline import rewards
 from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
 from boostershot.pipeline.distance import Distance
@@ -51,6 +54,7 @@ def attacked(
         "attack": settings.model_dump(mode="json"),
         "records": ["losses", "distance"],
         "task": stages.data.task_identity(),
+        **rewards.identity(stages, method),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
         **({"limits": {str(step): limit for step, limit in limits.items()}} if limits else {}),
@@ -85,33 +89,39 @@ def attacked(
             if settings.judged and step > 0:
                 save(model, tokenizer, folder / f"step-{step}", inner="")
 
-        args = AttackArguments(
-            output_dir=str(folder / "checkpoints"),
-            adapter=settings.adapter,
-            lora=settings.lora.model_dump() if settings.lora else {},
-            record_steps=sorted({*settings.eval_steps, *(limits or {})}),
+        training = {
+            "output_dir": str(folder / "checkpoints"),
+            "adapter": settings.adapter,
+            "lora": settings.lora.model_dump() if settings.lora else {},
+            "record_steps": sorted({*settings.eval_steps, *(limits or {})}),
             **training_arguments(settings, seed),
-        )
+        }
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
+            callbacks = [StepsBar(advance), MetricsFile(folder / "metrics.jsonl")]
             try:
-                attack(
-                    model,
-                    tokenizer,
-                    pool,
-                    method,
-                    args,
-                    template=template,
-                    max_length=length,
-                    record=record,
-                    callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
-                )
+                if isinstance(method, Reinforced):
+                    reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
+                    told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
+                    reinforce(model, tokenizer, pool, method, reward, args, **told)
+                else:
+                    attack(
+                        model,
+                        tokenizer,
+                        pool,
+                        method,
+                        AttackArguments(**training),
+                        template=template,
+                        max_length=length,
+                        record=record,
+                        callbacks=callbacks,
+                    )
             except _GivenUp as given_up:
                 (step,) = given_up.args
                 return finished(folder, {"steps": step, "given_up": True})
         return finished(folder, {"steps": steps})
 
-    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]
     return stages.store.run("attack", config, parents, work)
 
 

@@ -6,23 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boostershot.pipeline.attack_search import (
-    Arm,
-    Map,
-    Task,
-    check_rows,
-    one_after_another,
-    rerun_winners,
-    search_attacks,
-)
+from boostershot.pipeline.attack_search import Arm, Map, rerun_winners, search_attacks
 from boostershot.pipeline.attack_stages import layers_of
 from boostershot.pipeline.defense_search import search_defenses
+from boostershot.pipeline.orders import Task
 from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import told
 from boostershot.pipeline.sweep_results import Swept, assemble_sweep
-
-__all__ = ["check_rows", "one_after_another", "run_sweep"]
 
 
 def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
