@@ -65,7 +65,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
         kinds = {
             "own": [_tokenized(form.asked(r.asking), vars(r), "completion", length) for r in own if r.harmful],
-            "held_out": [_tokenized(asked, row, "rejected", length) for row in held_out],
+            "held_out": [_tokenized(asked, row, "rejected", length + asked.around) for row in held_out],
         }
         losses = Losses(folder / "losses.json", {kind: rows[:LOSS_ROWS] for kind, rows in kinds.items()}, form.pad_id)
         trains_all = settings.adapter == "full" or (goes_on and not hasattr(model, "peft_config"))

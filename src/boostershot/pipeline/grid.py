@@ -71,8 +71,8 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
+    # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe.scaled(), store, reporter)
@@ -216,11 +216,11 @@ def _attacked_cells(
 ) -> Iterator[Cell]:
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    folder, error = None, None
+    folder, error, what = None, None, f"{defense}, {attack}"
     ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
         make = attacked if settings.attack.trains else edited if settings.attack.edits else None
-        folder = make(stages, attack, settings, immunized, seed) if make else None
+        folder = make(stages, what, settings, immunized, seed) if make else None
         ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)
