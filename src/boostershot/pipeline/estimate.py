@@ -12,6 +12,7 @@ import torch
 from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
+from boostershot.data.asking import PLAIN
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
 from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
@@ -75,10 +76,15 @@ def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
                 met.setdefault(a.against(recipe.defenses[label]).model_dump_json(), []).append(attack)
             for attacks in met.values():
                 attack, a = " and ".join(attacks), recipe.attacks[attacks[0]].against(recipe.defenses[label])
-                yield work.attacking(f"{name}, {attack}", a, recipe.defenses[label])
-                scored = [step for step in a.eval_steps if step > 0 and a.judged]
-                if scored:
-                    yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", work.scoring() * len(scored))
+                if a.attack.trains:
+                    yield work.attacking(f"{name}, {attack}", a, recipe.defenses[label])
+                    scored = [step for step in a.eval_steps if step > 0 and a.judged]
+                    if scored:
+                        cost = work.scoring() * len(scored) * len(a.attack.askings)
+                        yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", cost)
+                own = [how for how in a.attack.askings.values() if a.template or how != PLAIN or not a.attack.trains]
+                if own:
+                    yield Planned(f"evaluate: {name}, {attack}, before any step", work.scoring() * len(own))
     if properties:
         yield from _planned_properties(work)
 
@@ -185,7 +191,7 @@ def _planned_properties(work: Work) -> Iterator[Planned]:
         yield Planned(f"resistance: perplexity of {len(models) * steps} attacked models", len(models) * steps * texts)
     if parts.generalization and recipe.harmful_attacks:
         yield from _planned_generalization(work, parts.generalization, models)
-    if parts.trainability:
+    if parts.trainability and recipe.trained_attacks:
         yield from _planned_trainability(work, parts.trainability, models)
 
 
@@ -209,7 +215,7 @@ def _planned_generalization(
 
 def _planned_trainability(work: Work, settings: Trainability, models: Sequence[tuple[str, int]]) -> Iterator[Planned]:
     recipe = work.recipe
-    attack = recipe.attacks[settings.attack or next(iter(recipe.attacks))]
+    attack = recipe.attacks[settings.attack or recipe.trained_attacks[0]]
     tuning = attack.benign(settings.n or attack.attack.n, settings.steps, recipe.immunize.lora)
     count = len(models) + len(recipe.seeds)
     yield work.attacking("trainability: clean fine-tuning of one model", tuning).times(count)

@@ -16,7 +16,7 @@ from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
-from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.files import write_json
@@ -217,14 +217,17 @@ def _attacked_cells(
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
     folder, error, what = None, None, f"{defense}, {attack}"
+    ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
-        folder = attacked(stages, what, settings, immunized, seed) if settings.attack.trains else None
+        make = attacked if settings.attack.trains else edited if settings.attack.edits else None
+        folder = make(stages, what, settings, immunized, seed) if make else None
+        ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)
-    for number, (name, asking) in enumerate(settings.attack.askings.items()):
+    for number, (name, asked) in enumerate(ways.items()):
         cell = Cell(defense, attack, name, seed, immunized, folder, error=error, apart=number > 0)
         if error is None and until in ("evaluate", "report"):
-            cell = _scored(stages, cell, settings, Asked(settings.template, asking))
+            cell = _scored(stages, cell, settings, asked)
         yield cell
 
 
@@ -235,10 +238,11 @@ def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) 
     for step in settings.eval_steps:
         if step > 0 and not settings.judged:
             continue
-        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        own = step > 0 or settings.attack.edits  # the attack's weights, and not those that it found
+        after = f", {cell.label} after {step} steps" if own else "" if asked == USUAL else f", {cell.label}"
         what = f"{cell.defense}{after}, seed {cell.seed}"
         layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
-        of = cell.attacked if step else cell.immunized
+        of = cell.attacked if own else cell.immunized
         judged, not_judged = _judged(stages, of, layers, what, failed, asked)
         evaluated |= {(step, judge): stage for judge, stage in judged.items()}
         failed |= not_judged
