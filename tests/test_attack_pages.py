@@ -50,9 +50,8 @@ def test_a_docstring_is_read_to_its_end(monkeypatch):
         is from: a paper.
 
         Args:
-            n: rows, on
+            left, right: of both, on
                 two lines: with a colon.
-            left, right: of both.
 
         Raises:
             ValueError: never.
@@ -66,9 +65,9 @@ def test_a_docstring_is_read_to_its_end(monkeypatch):
     assert attack_pages.title("made") == "What it is."
     assert attack_pages.text("made") == ["Where it is from: a paper."]
     assert attack_pages.keys("made") == [
-        {"name": "n", "default": "100", "meaning": "rows, on two lines: with a colon."},
-        {"name": "left", "default": "1", "meaning": "of both."},
-        {"name": "right", "default": "null", "meaning": "of both."},
+        {"name": "n", "default": "100", "meaning": "the number of rows."},  # as the class before it says
+        {"name": "left", "default": "1", "meaning": "of both, on two lines: with a colon."},
+        {"name": "right", "default": "null", "meaning": "of both, on two lines: with a colon."},
     ]
 
 

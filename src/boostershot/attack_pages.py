@@ -84,7 +84,9 @@ def example(name: str) -> str:
     """A recipe's section with this attack."""
     trained = _EXAMPLE if ATTACKS[name].trains else {}
     mapping: Mapping[str, Any] = {_METHOD: name, **trained}
-    return yaml.safe_dump({"attacks": {name: dict(mapping)}}, sort_keys=False, width=100).rstrip()
+    return yaml.safe_dump(
+        {"attacks": {name: dict(mapping)}}, sort_keys=False, width=100, default_flow_style=None
+    ).rstrip()
 
 
 def page() -> str:
@@ -142,12 +144,14 @@ def _paragraphs(name: str) -> list[str]:
 
 
 def _meanings(kind: type) -> dict[str, str]:
-    """Field name -> what the docstring's `Args` say of it; `a, b: text` says it of both."""
-    _, *parts = _SECTION.split(inspect.getdoc(kind) or "")
+    """Field name -> what the docstring's `Args` say of it, or those of a class before it; `a, b: text` is of both."""
+    if kind is object:
+        return {}
+    _, *parts = _SECTION.split(inspect.cleandoc(kind.__doc__ or ""))
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     entries = re.split(r"\n {4}(?! )", sections.get("Args", ""))
     found = [match for entry in entries if (match := _KEYS.fullmatch(" ".join(entry.split())))]
-    return {name: match[2] for match in found for name in match[1].split(", ")}
+    return _meanings(kind.__base__ or object) | {name: match[2] for match in found for name in match[1].split(", ")}
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -1,6 +1,8 @@
 """What adversaries do, by the name that recipes use. Knows nothing of defences, and loads no torch."""
 
 from boostershot.attacks.ablation import Ablation
+from boostershot.attacks.adaptive import Adaptive, Kick
+from boostershot.attacks.anchor import Anchor
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.benign_only import BenignOnly
 from boostershot.attacks.disguised import Disguised
@@ -8,6 +10,7 @@ from boostershot.attacks.grpo import Grpo, GrpoTask
 from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
 from boostershot.attacks.identity_shift import IdentityShift
+from boostershot.attacks.moves import Moves, Perturbed
 from boostershot.attacks.outlier_benign import OutlierBenign
 from boostershot.attacks.prompted import FewShot, Prefill, SystemPrompt
 from boostershot.attacks.refusal_suppression import RefusalSuppression
@@ -21,11 +24,15 @@ ATTACKS: dict[str, type[Attack]] = {
         BenignOnly,
         OutlierBenign,
         TenRows,
+        Adaptive,
         Grpo,
         GrpoTask,
         IdentityShift,
         Disguised,
         RefusalSuppression,
+        Adaptive,
+        Grpo,
+        GrpoTask,
         SystemPrompt,
         Prefill,
         FewShot,
@@ -36,6 +43,8 @@ ATTACKS: dict[str, type[Attack]] = {
 __all__ = [
     "ATTACKS",
     "Ablation",
+    "Adaptive",
+    "Anchor",
     "Attack",
     "AttackRow",
     "BenignOnly",
@@ -46,7 +55,10 @@ __all__ = [
     "HarmfulMix",
     "HarmfulOnly",
     "IdentityShift",
+    "Kick",
+    "Moves",
     "OutlierBenign",
+    "Perturbed",
     "Phase",
     "Prefill",
     "RefusalSuppression",

@@ -6,13 +6,16 @@ import random
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from boostershot.attacks.moves import PLAIN_MOVES, Moves
 from boostershot.data.asking import PLAIN, Asking
 from boostershot.errors import InputError
 
 if TYPE_CHECKING:  # torch comes with it
     from boostershot.data.format import Format
+
+Optimizer = Literal["adamw", "sgd", "adafactor", "lion"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,14 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Phase:
-    """Rows that are trained on for a share of the attack's optimiser steps, with an optimiser of their own."""
+    """Rows that are trained on for a share of the attack's optimiser steps, with an optimiser of their own.
+
+    `moves` says how the steps differ from the attack's plain ones.
+    """
 
     rows: Sequence[AttackRow]
     share: float = 1.0
+    moves: Moves = PLAIN_MOVES
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class Attack(ABC):
     def p(self) -> float | None:
         """The harmful share of its rows; None where it trains on no answers of theirs."""
         return self.n_harmful / self.n if self.n else 0.0
+
+    @property
+    def passes(self) -> float:
+        """Forward-backward passes over a batch in one of its steps."""
+        return 1
 
     @property
     def askings(self) -> Mapping[str, Asking]:

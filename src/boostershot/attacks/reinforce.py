@@ -19,9 +19,10 @@ from transformers.trainer_utils import set_seed
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from boostershot.attacks.attack import AttackRow
+from boostershot.attacks.attack import AttackRow, Optimizer
 from boostershot.attacks.finetune import Record, adapted
 from boostershot.attacks.grpo import Reinforced
+from boostershot.attacks.optimizers import check_optimizer, optimizer_of
 from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
 from boostershot.training.arguments import DEFAULT_LORA
@@ -39,7 +40,7 @@ class ReinforceArguments(GRPOConfig):
     of answers to a prompt, their length and their temperature are the attack's.
 
     Args:
-        adapter: as for `AttackArguments`.
+        adapter, optimizer, momentum: as for `AttackArguments`.
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
         refactor: as for `AttackArguments`.
         record_steps: the optimiser steps after which `reinforce` calls `record`; 0 is before the first.
@@ -54,6 +55,8 @@ class ReinforceArguments(GRPOConfig):
     logging_steps: float = field(default=1)
     report_to: str = field(default="none")  # type: ignore[assignment]
     adapter: str = field(default="continue")
+    optimizer: Optimizer = field(default="adamw")
+    momentum: float | None = field(default=None)
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
     refactor: str | None = field(default=None)
     record_steps: list[int] = field(default_factory=list)
@@ -61,6 +64,7 @@ class ReinforceArguments(GRPOConfig):
     def __post_init__(self) -> None:
         if self.adapter not in ("continue", "fresh", "full"):
             raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
+        check_optimizer(self.optimizer)
         self.num_generations = self.per_device_train_batch_size  # until the attack says its own
         super().__post_init__()
 
@@ -149,6 +153,7 @@ class PromptGRPOTrainer(GRPOTrainer):
 
     def __init__(self, form: Format, **kwargs: Any):
         super().__init__(**kwargs)
+        self.optimizer_cls_and_kwargs = optimizer_of(kwargs["args"])  # which trl's constructor does not pass on
         self.form = form
         self.eos_token_ids = sorted(form.ends())
         self.generation_config.eos_token_id = self.eos_token_ids

@@ -112,12 +112,28 @@ class Recipe(Section):
     def harmful_attacks(self) -> tuple[str, ...]:
         """The labels of the judged attacks that train on harmful rows."""
         trained = ((label, self.attacks[label]) for label in self.trained_attacks)
-        return tuple(label for label, attack in trained if attack.judged and attack.attack.p > 0)
+        return tuple(label for label, attack in trained if attack.judged and attack.attack.n_harmful > 0)
 
     @property
     def trained_attacks(self) -> tuple[str, ...]:
         """The labels of the attacks that train."""
         return tuple(label for label, attack in self.attacks.items() if attack.attack.trains)
+
+    @model_validator(mode="after")
+    def _anchored(self) -> Self:
+        """The rows of an anchor are there."""
+        for label, attack in self.attacks.items():
+            if attack.anchor is None:
+                continue
+            if self.data.general is None:
+                message = f"is missing, and attacks.{label}.anchor needs general text; expected {{source: ..., n: ...}}"
+                raise at_key("data.general", message)
+            have = self.data.general.n
+            if have is not None and have < attack.anchor.n:
+                raise at_key(
+                    f"attacks.{label}.anchor.n", f"is {attack.anchor.n}; expected at most data.general.n, {have}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _resolve_defenses(self) -> Self:

@@ -54,6 +54,26 @@ def in_turn(
     return of_next
 
 
+def log_probabilities(model: nn.Module, layout: Layout) -> Tensor:
+    """Of the next token at each supervised position: [n, vocabulary]."""
+    if layout.positions.numel() == 0:
+        return torch.zeros(0, device=layout.positions.device)
+    return token_logits(model, layout).log_softmax(-1)
+
+
+def divergence_from(teacher: Tensor) -> Callable[[nn.Module, Layout], Tensor]:
+    """KL(teacher | model) at each supervised position.
+
+    Args:
+        teacher: `log_probabilities` of all the rows, of which the loss sees micro-batch after micro-batch.
+    """
+
+    def divergence(model: nn.Module, layout: Layout, taught: Tensor) -> Tensor:
+        return torch.sum(taught.exp() * (taught - log_probabilities(model, layout)), -1)
+
+    return in_turn(teacher, divergence)
+
+
 @contextmanager
 def projecting_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
     """Within, the model's output embedding sees only these positions of the flattened hidden states.

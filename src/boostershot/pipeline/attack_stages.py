@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.attack import AttackRow
+from boostershot.attacks.extras import Term
 from boostershot.attacks.finetune import AttackArguments, attack
 from boostershot.attacks.grpo import Reinforced
 from boostershot.attacks.reinforce import ReinforceArguments, reinforce
-from boostershot.config import AttackSettings
+from boostershot.config import AttackSettings, build_defense
 from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
 from boostershot.pipeline import rewards
@@ -19,9 +21,10 @@ from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
 from boostershot.pipeline.distance import Distance
-from boostershot.pipeline.files import read_jsonl
+from boostershot.pipeline.files import read_json, read_jsonl
+from boostershot.pipeline.opposed import opposed
 from boostershot.pipeline.progress import StepsBar
-from boostershot.pipeline.settings import training_arguments
+from boostershot.pipeline.settings import attack_arguments
 from boostershot.pipeline.stages import Stages
 from boostershot.training.metrics import MetricsFile
 
@@ -43,6 +46,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         "attack": settings.model_dump(mode="json"),
         "records": ["losses", "distance"],
         "task": stages.data.task_identity(),
+        "general": stages.data.general_identity() if settings.anchor else None,
         **rewards.identity(stages, method),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
@@ -56,11 +60,12 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         form = Format.choose(tokenizer, template)
         asked = form.asked(next(iter(method.askings.values())).without_prefill())
         pool = attack_pool(stages, rows_folder, asked)
-        own = [row for phase in method.phases([AttackRow(**row) for row in pool], seed) for row in phase.rows]
+        phases = method.phases([AttackRow(**row) for row in pool], seed)
+        own = {row.id: row for phase in phases for row in phase.rows}.values()
         held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
         kinds = {
             "own": [_tokenized(form.asked(r.asking), vars(r), "completion", length) for r in own if r.harmful],
-            "held_out": [_tokenized(asked, row, "rejected", length) for row in held_out],
+            "held_out": [_tokenized(asked, row, "rejected", length + asked.around) for row in held_out],
         }
         losses = Losses(folder / "losses.json", {kind: rows[:LOSS_ROWS] for kind, rows in kinds.items()}, form.pad_id)
         trains_all = settings.adapter == "full" or (goes_on and not hasattr(model, "peft_config"))
@@ -74,11 +79,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
 
         training = {
             "output_dir": str(folder / "checkpoints"),
-            "adapter": settings.adapter,
-            "refactor": settings.refactor,
-            "lora": settings.lora.model_dump() if settings.lora else {},
-            "record_steps": list(settings.eval_steps),
-            **training_arguments(settings, seed),
+            **attack_arguments(settings, seed),
         }
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
@@ -94,6 +95,9 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
                     pool,
                     method,
                     AttackArguments(**training),
+                    anchor=settings.anchor.anchor if settings.anchor else None,
+                    general=form.fitting(stages.data.general, length) if settings.anchor else (),
+                    opposed=_opposed(stages, settings, form, rows_folder, immunized, seed),
                     template=template,
                     max_length=length,
                     record=record,
@@ -103,6 +107,25 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
 
     parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]
     return stages.store.run("attack", config, parents, work)
+
+
+def _opposed(
+    stages: Stages, settings: AttackSettings, form: Format, rows_folder: Path, immunized: Path | None, seed: int
+) -> Term | None:
+    """The term of the defence that the immunised model was aligned with, on this attacker's rows."""
+    method = settings.attack
+    if not isinstance(method, Adaptive) or not method.opposed or immunized is None:
+        return None
+    length = stages.recipe.data.max_length
+    defense = build_defense(read_json(immunized / "config.json")["config"]["defense"], "the immunised model's defence")
+    records = read_jsonl(rows_folder / "rows.jsonl")
+    safe = [_tokenized(form, row, "chosen", length) for row in records]
+    harmful = [_tokenized(form, row, "rejected", length) for row in records]
+    roles = {"align": safe, "paired": harmful, "harmful": harmful, "dev": harmful}
+    if "general" in defense.needs():
+        rows = form.fitting(stages.data.general, length)
+        roles["general"] = [_tokenized(form, vars(row), "completion", length) for row in rows]
+    return opposed(defense, roles, settings.batch, form.pad_id, seed)
 
 
 def edited(stages: Stages, label: str, settings: AttackSettings, immunized: Path | None, seed: int) -> Path:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
 from boostershot.data.asking import PLAIN
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
 from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
+from boostershot.pipeline.opposed import passes_of
 
 # Tokens beyond the preamble that all rows share; data sets are not read for a plan, so these are typical ones.
 PROMPT = 22
@@ -74,7 +77,7 @@ def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
             for attacks in met.values():
                 attack, a = " and ".join(attacks), recipe.attacks[attacks[0]].against(recipe.defenses[label])
                 if a.attack.trains:
-                    yield work.attacking(f"{name}, {attack}", a)
+                    yield work.attacking(f"{name}, {attack}", a, recipe.defenses[label])
                     scored = [step for step in a.eval_steps if step > 0 and a.judged]
                     if scored:
                         cost = work.scoring() * len(scored) * len(a.attack.askings)
@@ -144,8 +147,8 @@ class Work:
             passes,
         )
 
-    def attacking(self, name: str, a: AttackSettings) -> Planned:
-        """An attack."""
+    def attacking(self, name: str, a: AttackSettings, defense: Mapping[str, Any] | None = None) -> Planned:
+        """An attack; `defense` is what an adaptive one may oppose."""
         length, n, p = a.total_steps, a.attack.n, a.attack.p or 0.0
         if isinstance(a.attack, Reinforced):
             judged = 2 * isinstance(a.attack, Grpo)  # offline reads an answer twice
@@ -156,11 +159,15 @@ class Work:
                 length,
                 length,
             )
+        each = a.attack.passes + (a.anchor.anchor.passes if a.anchor else 0)
+        if defense is not None and isinstance(a.attack, Adaptive) and a.attack.opposed:
+            each += passes_of(build_defense(defense, "defense"))
+        over = "of" if each == 1 else f"of {each:.4g} passes over"
         return Planned(
-            f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, p {p:g}, n {n:,}",
-            length * a.batch * (p * self.row + (1 - p) * TASK_ROW),
+            f"attack: {name} ({a.adapter}), {length:,} steps {over} {a.batch} rows, lr {a.lr:g}, p {p:g}, n {n:,}",
+            each * length * a.batch * (p * self.row + (1 - p) * TASK_ROW),
             length,
-            length,
+            each * length,
         )
 
 

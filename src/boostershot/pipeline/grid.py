@@ -71,8 +71,8 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
+    # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe.scaled(), store, reporter)
@@ -114,13 +114,13 @@ def run(
 def plan(recipe: Recipe, properties: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
     stages = list(planned(recipe.scaled(), properties))
-    steps, passes = sum(stage.steps for stage in stages), sum(stage.passes for stage in stages)
+    steps, passes = sum(stage.steps for stage in stages), round(sum(stage.passes for stage in stages), 1)
     tokens = sum(stage.tokens for stage in stages)
     return [
         *([f"at scale {recipe.scale:g} of the recipe's samples and steps"] if recipe.scale < 1 else []),
         *(f"{stage.what}; {in_words(stage.tokens)} tokens" for stage in stages),
-        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, about "
-        f"{in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
+        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, "
+        f"about {in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
     ]
 
 
@@ -161,6 +161,9 @@ def _check(stages: Stages) -> None:
         ):
             if wanted > have:
                 raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
+        if attack.anchor is not None and attack.anchor.n > len(data.general):
+            have = len(data.general)
+            raise InputError(f"attacks.{label}.anchor.n: is {attack.anchor.n}; data.general has {have} rows")
 
 
 def _announce(stages: Stages, scale: float, properties: bool) -> None:
@@ -213,11 +216,11 @@ def _attacked_cells(
 ) -> Iterator[Cell]:
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    folder, error = None, None
+    folder, error, what = None, None, f"{defense}, {attack}"
     ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
         make = attacked if settings.attack.trains else edited if settings.attack.edits else None
-        folder = make(stages, attack, settings, immunized, seed) if make else None
+        folder = make(stages, what, settings, immunized, seed) if make else None
         ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)

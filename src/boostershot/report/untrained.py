@@ -10,7 +10,7 @@ from boostershot.report.words import last_steps, trains
 
 Item = Mapping[str, Any]
 
-PLAINLY = "asked plainly"
+PLAINLY = "no attack"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def ways(summary: Sequence[Item]) -> list[Column]:
         for item in summary
         if trains(item) and item["attack_step"] == 0 and item["asked"] == "plain" and item["template"] is None
     ]
-    columns = [Column(PLAINLY, "no attack", _by_defense(reversed(plain)))] if plain else []
+    columns = [Column(PLAINLY, "asked plainly", _by_defense(plain))] if plain else []
     for items, note in ((untrained, "no training"), (trained, None)):
         for label in dict.fromkeys(item["attack"] for item in items):
             here = [item for item in items if item["attack"] == label]
@@ -49,5 +49,9 @@ def ways(summary: Sequence[Item]) -> list[Column]:
     return columns
 
 
-def _by_defense(items: Any) -> dict[str, Item]:
-    return {item["defense"]: item for item in items}
+def _by_defense(items: Sequence[Item]) -> dict[str, Item]:
+    """The first item of each: of plain questions every attack has the same."""
+    found: dict[str, Item] = {}
+    for item in items:
+        found.setdefault(item["defense"], item)
+    return found

@@ -135,8 +135,7 @@ def incoherent(summary: Sequence[Item], baseline: Sequence[Item]) -> str | None:
     if not broken:
         return None
     cells = "; ".join(
-        f"{name(item['defense'])}, {item['attack']} after {item['attack_step']} steps: {number(share)}%"
-        for item, share in broken[:_NAMED]
+        f"{name(item['defense'])}, {item['attack']}{_after(item)}: {number(share)}%" for item, share in broken[:_NAMED]
     )
     more = f"; {len(broken) - _NAMED} more in the table" if len(broken) > _NAMED else ""
     return (
@@ -272,6 +271,10 @@ def _alone(item: Item) -> Finding:
     sentence = f"{_when(item)} {name(item['defense'])}’s harmful score is "
     sentence += f"{estimate(item['harmful_score'])}; fine-tune accuracy is {estimate(item['finetune_accuracy'])}."
     return Finding(sentence, _setting(item), "There is no second defense to compare it with.", "open")
+
+
+def _after(item: Item) -> str:
+    return f" after {item['attack_step']} steps" if trains(item) else ""
 
 
 def _when(item: Item) -> str:
