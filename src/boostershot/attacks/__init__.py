@@ -1,5 +1,6 @@
 """What adversaries do, by the name that recipes use. Knows nothing of defences, and loads no torch."""
 
+from boostershot.attacks.ablation import Ablation
 from boostershot.attacks.adaptive import Adaptive, Kick
 from boostershot.attacks.anchor import Anchor
 from boostershot.attacks.attack import Attack, AttackRow, Phase
@@ -10,8 +11,10 @@ from boostershot.attacks.harmful_mix import HarmfulMix
 from boostershot.attacks.harmful_only import HarmfulOnly
 from boostershot.attacks.identity_shift import IdentityShift
 from boostershot.attacks.moves import Moves, Perturbed
+from boostershot.attacks.outlier_benign import OutlierBenign
 from boostershot.attacks.prompted import FewShot, Prefill, SystemPrompt
 from boostershot.attacks.refusal_suppression import RefusalSuppression
+from boostershot.attacks.ten_rows import TenRows
 
 ATTACKS: dict[str, type[Attack]] = {
     kind.name: kind
@@ -19,6 +22,11 @@ ATTACKS: dict[str, type[Attack]] = {
         HarmfulMix,
         HarmfulOnly,
         BenignOnly,
+        OutlierBenign,
+        TenRows,
+        Adaptive,
+        Grpo,
+        GrpoTask,
         IdentityShift,
         Disguised,
         RefusalSuppression,
@@ -28,11 +36,13 @@ ATTACKS: dict[str, type[Attack]] = {
         SystemPrompt,
         Prefill,
         FewShot,
+        Ablation,
     )
 }
 
 __all__ = [
     "ATTACKS",
+    "Ablation",
     "Adaptive",
     "Anchor",
     "Attack",
@@ -47,9 +57,11 @@ __all__ = [
     "IdentityShift",
     "Kick",
     "Moves",
+    "OutlierBenign",
     "Perturbed",
     "Phase",
     "Prefill",
     "RefusalSuppression",
     "SystemPrompt",
+    "TenRows",
 ]

@@ -6,11 +6,14 @@ import random
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from boostershot.attacks.moves import PLAIN_MOVES, Moves
 from boostershot.data.asking import PLAIN, Asking
 from boostershot.errors import InputError
+
+if TYPE_CHECKING:  # torch comes with it
+    from boostershot.data.format import Format
 
 Optimizer = Literal["adamw", "sgd", "adafactor", "lion"]
 
@@ -47,6 +50,7 @@ class Attack(ABC):
 
     name: ClassVar[str]  # in ATTACKS
     trains: ClassVar[bool] = True  # False: no optimiser step; it asks in another way, or edits the weights
+    edits: ClassVar[bool] = False  # True: `edit` changes the weights, and nothing trains them
 
     @property
     def n_harmful(self) -> int:
@@ -98,6 +102,28 @@ class Attack(ABC):
             InputError: there are too few rows of a kind.
         """
         return []
+
+    def select(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> Sequence[AttackRow]:
+        """The part of the pool that it draws from, where the model has a say in that.
+
+        Args:
+            model: as training finds it, with the weights to be trained trainable.
+            form: how prompts become tokens.
+            pool: as for `phases`.
+            max_length: of a row, in tokens.
+
+        Raises:
+            InputError: there are too few rows of a kind.
+        """
+        return pool
+
+    def edit(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> None:
+        """Change the model's weights in place, if it `edits`; arguments and errors as for `select`.
+
+        Args:
+            model: without an adapter attached.
+        """
+        raise NotImplementedError(f"{self.name} edits no weights")
 
     def scaled(self, scale: float, least: int) -> Self:
         """The same with that fraction of its rows, but at least so many."""

@@ -25,6 +25,7 @@ from boostershot.attacks.attack import Attack, AttackRow, Optimizer, Phase
 from boostershot.attacks.extras import Extras, Term
 from boostershot.attacks.moves import Moves, shake
 from boostershot.attacks.optimizers import check_optimizer, optimizer_of
+from boostershot.attacks.refactor import refactor
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
 from boostershot.core.oracle import START, Oracle
@@ -45,6 +46,8 @@ class AttackArguments(SFTConfig):
         optimizer: adamw, sgd, adafactor or lion.
         momentum: of the optimiser; its own default if not given (see `optimizer_of`).
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
+        refactor: None, `norms` (their gains go into the matrices that read them) or `adapter` (its factors become those
+            of the SVD of their product): how the released weights are written anew, outputs unchanged, before training.
         record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
 
     Raises:
@@ -64,11 +67,14 @@ class AttackArguments(SFTConfig):
     optimizer: Optimizer = field(default="adamw")
     momentum: float | None = field(default=None)
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
+    refactor: str | None = field(default=None)
     record_steps: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.adapter not in ("continue", "fresh", "full"):
             raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
+        if self.refactor not in (None, "norms", "adapter"):
+            raise ValueError(f"refactor is {self.refactor!r}; expected norms, adapter or None")
         check_optimizer(self.optimizer)
         super().__post_init__()
 
@@ -104,24 +110,27 @@ def attack(
         opposed: the defence's own term, which an `adaptive` attack pushes against; None where there is none.
         template: auto, chat, alpaca or raw: how the attacker writes prompts.
         max_length: as for `immunize`.
-        record: called with the step and the model after each of `args.record_steps`.
+        record: called with the step and the model after each of `args.record_steps`; its weights are in the released
+            model's terms, also where training has re-factored them.
 
     Raises:
-        InputError: a row is bad, or there are too few rows.
+        InputError: a row is bad, there are too few rows, or no adapter to re-factor.
         FloatingPointError: the loss is not finite.
         ValueError: gradients are accumulated beside an anchor or a move.
     """
     set_seed(args.seed)
     form = Format.choose(tokenizer, template)
     pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
-    phases = attack.phases(pool, args.seed)
     if anchor is not None and len(general) < anchor.n:
         raise InputError(f"anchor: needs {anchor.n} general rows; the data has {len(general)}")
     texts = [
         form.tokenize(row.prompt, row.completion, name=row.id, max_length=max_length)
         for row in (general[: anchor.n] if anchor else ())
     ]
-    model = adapted(model, args.adapter, args.lora)
+    model = adapted(model, args.adapter, args.lora).to(args.device)
+    refactored = refactor(model, args.refactor)
+    phases = attack.phases(attack.select(model, form, pool, max_length), args.seed)
+    told = refactored.telling(record)
     extras = Extras(anchor=anchor, general=texts, pad_id=form.pad_id, batch=args.per_device_train_batch_size)
     if opposed is not None or (anchor is not None and anchor.kl):
         extras = replace(extras, term=opposed, released=_copies(model))
@@ -131,7 +140,7 @@ def attack(
             continue
         mine = _arguments(args, phase.moves, number, steps)
         at = {step - done: step for step in args.record_steps if done < step <= done + steps or step == done == 0}
-        own = [Record(at, record), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole()]
+        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole()]
         trainer = TrieSFTTrainer(
             model=model,
             args=mine,
@@ -146,6 +155,7 @@ def attack(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         done += steps
+    refactored.undo()
     return model
 
 

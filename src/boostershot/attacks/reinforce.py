@@ -23,6 +23,7 @@ from boostershot.attacks.attack import AttackRow, Optimizer
 from boostershot.attacks.finetune import Record, adapted
 from boostershot.attacks.grpo import Reinforced
 from boostershot.attacks.optimizers import check_optimizer, optimizer_of
+from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
 from boostershot.training.arguments import DEFAULT_LORA
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
@@ -41,6 +42,7 @@ class ReinforceArguments(GRPOConfig):
     Args:
         adapter, optimizer, momentum: as for `AttackArguments`.
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
+        refactor: as for `AttackArguments`.
         record_steps: the optimiser steps after which `reinforce` calls `record`; 0 is before the first.
     """
 
@@ -56,6 +58,7 @@ class ReinforceArguments(GRPOConfig):
     optimizer: Optimizer = field(default="adamw")
     momentum: float | None = field(default=None)
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
+    refactor: str | None = field(default=None)
     record_steps: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -115,7 +118,9 @@ def reinforce(
         log_metric("reward_unknown", sum(value is None for value in found) / len(found))
         return found
 
-    model = adapted(model, args.adapter, args.lora)
+    model = adapted(model, args.adapter, args.lora).to(args.device)
+    refactored = refactor(model, args.refactor)
+    recorded = Record({step: step for step in args.record_steps}, refactored.telling(record))
     with _own_forward(model), _no_answers_in_the_log():
         trainer = PromptGRPOTrainer(
             form,
@@ -124,13 +129,14 @@ def reinforce(
             args=args,
             train_dataset=Dataset.from_list([{"prompt": rows[i].prompt, "row": i} for i in order]),
             processing_class=tokenizer,
-            callbacks=[Record({step: step for step in args.record_steps}, record), MarkWhole(), *callbacks],
+            callbacks=[recorded, MarkWhole(), *callbacks],
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
         checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        return trainer.accelerator.unwrap_model(trainer.model)
+    refactored.undo()
+    return trainer.accelerator.unwrap_model(trainer.model)
 
 
 def in_order(rows: int, wanted: int, seed: int) -> list[int]:

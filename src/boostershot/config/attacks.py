@@ -55,6 +55,9 @@ class AttackSettings(Training):
     """The first beta of adamw, adafactor and lion; each optimiser's own default if not given (none for sgd)."""
     anchor: AnchorSettings | None = None
     """Needs data.general."""
+    refactor: Literal["norms", "adapter"] | None = None
+    """How the attacker writes the released weights anew before training, their outputs unchanged: the norms' gains go
+    into the matrices that read them, or the adapter's factors become those of the SVD of their product."""
     eval_steps: tuple[Annotated[Whole, Field(ge=0)], ...] = (0,)
     """Steps after which the model is scored, in order; the last step is added."""
     judged: StrictBool = True
@@ -159,6 +162,8 @@ class AttackSettings(Training):
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected rising steps, each once")
         if self.eval_steps and self.eval_steps[-1] > self.total_steps:
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}")
+        if self.refactor == "adapter" and self.adapter != "continue":
+            raise at_key("refactor", f"is adapter; expected norms or null, for adapter: {self.adapter} merges it")
         attaches = self.adapter in ("fresh", "published")
         if not attaches and self.lora is not None:
             raise at_key("lora", f"is given; expected null, for adapter: {self.adapter} attaches none")

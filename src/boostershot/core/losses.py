@@ -123,7 +123,7 @@ def reads_tries(model: nn.Module) -> bool:
     float mask (flash attention).
     """
     if model not in _reads_tries:
-        rows = _probe(model)
+        rows = probe_rows(model)
         training = [module for module in model.modules() if module.training]
         model.eval()
         try:
@@ -140,7 +140,7 @@ def reads_tries(model: nn.Module) -> bool:
     return _reads_tries[model]
 
 
-def _probe(model: nn.Module) -> Rows:
+def probe_rows(model: nn.Module) -> Rows:
     """Three rows, one parting from another after a shared prefix and one at once; all predict after they part.
 
     Predictions of the shared prefix alone would say nothing: there a trie is an ordinary causal sequence.

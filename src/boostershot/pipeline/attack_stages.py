@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,19 +109,6 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
     return stages.store.run("attack", config, parents, work)
 
 
-def askings(stages: Stages, settings: AttackSettings, seed: int) -> dict[str, Asked]:
-    """The attack's ways of asking by their names, the attacker's own first.
-
-    Args:
-        settings: of the attack.
-        seed: of the draw, where a way takes words from the attacker's rows.
-    """
-    method = settings.attack
-    rows = read_jsonl(stages.harmful_rows("attack", method.n_harmful, None) / "rows.jsonl") if method.n_harmful else []
-    found = method.asked([AttackRow(row["id"], row["prompt"], row["rejected"], True) for row in rows], seed)
-    return {name: Asked(settings.template, asking) for name, asking in found.items()}
-
-
 def _opposed(
     stages: Stages, settings: AttackSettings, form: Format, rows_folder: Path, immunized: Path | None, seed: int
 ) -> Term | None:
@@ -138,6 +126,62 @@ def _opposed(
         rows = form.fitting(stages.data.general, length)
         roles["general"] = [_tokenized(form, vars(row), "completion", length) for row in rows]
     return opposed(defense, roles, settings.batch, form.pad_id, seed)
+
+
+def edited(stages: Stages, label: str, settings: AttackSettings, immunized: Path | None, seed: int) -> Path:
+    """`step-0/`, the weights as an attack without training leaves them, with `losses.json` and `distance.json` of it.
+
+    Harmless prompts are the recipe's general text, if it has any, else the benign task's.
+
+    Args:
+        label, settings, immunized, seed: as for `attacked`; the seed decides nothing but the immunised model.
+    """
+    method, data = settings.attack, stages.data
+    rows_folder = stages.harmful_rows("attack", method.n_harmful, None)
+    held_out_folder = stages.held_out()
+    config = {
+        **stages.identity(),
+        "edit": {"method": settings.method, "template": settings.template, **dataclasses.asdict(method)},
+        "harmless": data.general_identity() if data.general else data.task_identity(),
+        "max_length": stages.recipe.data.max_length,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        layers = [Layer(weights_in(immunized), merge=True)] if immunized else []
+        model, tokenizer = load_chain(stages.recipe.model.id, layers)
+        length = stages.recipe.data.max_length
+        form = Format.choose(tokenizer, settings.template or stages.recipe.model.template)
+        pool = [AttackRow(**row) for row in attack_pool(stages, rows_folder, form)]
+        if data.general:
+            general = form.fitting(data.general, length)
+            pool = [row for row in pool if row.harmful]
+            pool += [AttackRow(row.id, row.prompt, row.completion, harmful=False) for row in general]
+        held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
+        kinds = {"own": [], "held_out": [_tokenized(form, row, "rejected", length) for row in held_out][:LOSS_ROWS]}
+        distance = Distance(folder / "distance.json", model, folder / "checkpoints")
+        with stages.reporter.bar(f"editing: {label}, seed {seed}", 1) as advance:
+            method.edit(model, form, pool, length)
+            advance(1)
+        Losses(folder / "losses.json", kinds, form.pad_id).measure(0, model)
+        distance.measure(0, model)
+        save(model, tokenizer, folder / "step-0", inner="")
+        return finished(folder, {"steps": 0})
+
+    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+    return stages.store.run("attack", config, parents, work)
+
+
+def askings(stages: Stages, settings: AttackSettings, seed: int) -> dict[str, Asked]:
+    """The attack's ways of asking by their names, the attacker's own first.
+
+    Args:
+        settings: of the attack.
+        seed: of the draw, where a way takes words from the attacker's rows.
+    """
+    method = settings.attack
+    rows = read_jsonl(stages.harmful_rows("attack", method.n_harmful, None) / "rows.jsonl") if method.n_harmful else []
+    found = method.asked([AttackRow(row["id"], row["prompt"], row["rejected"], True) for row in rows], seed)
+    return {name: Asked(settings.template, asking) for name, asking in found.items()}
 
 
 def _tokenized(form: Format, row: Mapping[str, Any], answer: str, max_length: int) -> TokenizedRow:
@@ -166,12 +210,12 @@ def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter:
 
     Args:
         immunized: the immunise stage; None is the un-aligned model.
-        attacked: the attack stage; not needed before the first step.
+        attacked: the attack stage; not needed before the first step, unless it edits the weights without one.
         step: of the attack.
         adapter: the attack's adapter mode.
     """
     start = [Layer(weights_in(immunized), merge=True)] if immunized else []
-    if step == 0 or attacked is None:
+    if attacked is None or (step == 0 and not (attacked / "step-0").exists()):
         return start
     trained = Layer(attacked / f"step-{step}", merge=True)
     return [trained] if adapter == "continue" else [*start, trained]  # continue: the immunised adapter, trained on

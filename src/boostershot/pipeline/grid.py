@@ -16,7 +16,7 @@ from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
-from boostershot.pipeline.attack_stages import askings, attacked, layers_of
+from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.files import write_json
@@ -71,8 +71,8 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
+    # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe.scaled(), store, reporter)
@@ -216,10 +216,11 @@ def _attacked_cells(
 ) -> Iterator[Cell]:
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    folder, error = None, None
+    folder, error, what = None, None, f"{defense}, {attack}"
     ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
-        folder = attacked(stages, attack, settings, immunized, seed) if settings.attack.trains else None
+        make = attacked if settings.attack.trains else edited if settings.attack.edits else None
+        folder = make(stages, what, settings, immunized, seed) if make else None
         ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)
@@ -237,10 +238,11 @@ def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) 
     for step in settings.eval_steps:
         if step > 0 and not settings.judged:
             continue
-        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        own = step > 0 or settings.attack.edits  # the attack's weights, and not those that it found
+        after = f", {cell.label} after {step} steps" if own else "" if asked == USUAL else f", {cell.label}"
         what = f"{cell.defense}{after}, seed {cell.seed}"
         layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
-        of = cell.attacked if step else cell.immunized
+        of = cell.attacked if own else cell.immunized
         judged, not_judged = _judged(stages, of, layers, what, failed, asked)
         evaluated |= {(step, judge): stage for judge, stage in judged.items()}
         failed |= not_judged

@@ -36,6 +36,7 @@ def attack_arguments(settings: AttackSettings, seed: int) -> dict[str, Any]:
     return {
         **training_arguments(settings, seed),
         "adapter": settings.adapter,
+        "refactor": settings.refactor,
         "lora": settings.lora.model_dump() if settings.lora else {},
         "optimizer": settings.optimizer,
         "momentum": settings.momentum,
