@@ -19,6 +19,7 @@ from boostershot.config.errors import at_key, first_line
 from boostershot.config.properties import Properties
 from boostershot.config.reading import Overrides, apply_overrides, read_recipe
 from boostershot.config.section import Section, part_of
+from boostershot.config.sweep import Sweep
 from boostershot.config.training import Immunize
 from boostershot.config.values import Count, Label, Name, Number, Seed, Text, distinct
 from boostershot.errors import InputError, choices, shown
@@ -83,6 +84,8 @@ class Recipe(Section):
     attacks: Annotated[dict[Label, AttackSettings], Field(min_length=1)]
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     properties: Properties = Properties()
+    sweep: Sweep | None = None
+    """What `boostershot sweep` does: a tuned attacker, and perhaps a tuned defender."""
     scale: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """The fraction of the samples and steps above that a run takes; `boostershot run --scale` sets it."""
     runtime: Runtime = Runtime()
@@ -146,6 +149,13 @@ class Recipe(Section):
                 raise at_key("data.general", message + "; expected {source: ..., n: ...}")
         return self
 
+    @model_validator(mode="after")
+    def _sweep_fits(self) -> Self:
+        """Last, because its spaces are of the resolved attacks and defences."""
+        if self.sweep is not None:
+            self.sweep.check(self.attacks, self.defenses)
+        return self
+
     def scaled(self) -> Recipe:
         """What a run does: `scale` applied to every number of samples and steps, and set to 1.
 
@@ -169,6 +179,7 @@ class Recipe(Section):
                 "attacks": {label: attack.scaled(self.scale) for label, attack in self.attacks.items()},
                 "evaluate": self.evaluate.model_copy(update={"n_harmful": n_harmful, "n_task": n_task}),
                 "properties": self.properties.scaled(self.scale),
+                "sweep": self.sweep and self.sweep.scaled(self.scale),
             }
         )
 

@@ -29,7 +29,18 @@ from boostershot.pipeline.stages import Stages
 from boostershot.training.metrics import MetricsFile
 
 
-def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Path | None, seed: int) -> Path:
+class _GivenUp(Exception):
+    """A trial that a search does not follow to its end; raised with the step."""
+
+
+def attacked(
+    stages: Stages,
+    label: str,
+    settings: AttackSettings,
+    immunized: Path | None,
+    seed: int,
+    limits: Mapping[int, float | None] | None = None,
+) -> Path:
     """`step-N/` for each recorded step, and at each of them `losses.json` (the harmful losses) and `distance.json`.
 
     Args:
@@ -37,6 +48,8 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         settings: the attack as the immunised model's defence meets it.
         immunized: the stage that made the model; None attacks the un-aligned model.
         seed: of the attacker's draw and training.
+        limits: step -> held-out harmful loss above which the attack ends there, without weights; None never ends it.
+            The losses at these steps are recorded, too. `result` then has `given_up`.
     """
     method = settings.attack
     rows_folder = stages.harmful_rows("attack", method.n_harmful, None)
@@ -50,6 +63,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         **rewards.identity(stages, method),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
+        **({"limits": {str(step): limit for step, limit in limits.items()}} if limits else {}),
     }
 
     def work(folder: Path) -> dict[str, Any]:
@@ -72,7 +86,12 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         distance = Distance(folder / "distance.json", model, folder / "checkpoints" if trains_all else None)
 
         def record(step: int, model: Any) -> None:
-            losses.measure(step, model)
+            found = losses.measure(step, model)["held_out"]
+            limit = limits.get(step) if limits else None
+            if limit is not None and sum(found) / len(found) > limit:
+                raise _GivenUp(step)
+            if step not in settings.eval_steps:
+                return
             distance.measure(step, model)
             if settings.judged and step > 0:
                 save(model, tokenizer, folder / f"step-{step}", inner="")
@@ -80,29 +99,34 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         training = {
             "output_dir": str(folder / "checkpoints"),
             **attack_arguments(settings, seed),
+            "record_steps": sorted({*settings.eval_steps, *(limits or {})}),
         }
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
             callbacks = [StepsBar(advance), MetricsFile(folder / "metrics.jsonl")]
-            if isinstance(method, Reinforced):
-                reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
-                told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
-                reinforce(model, tokenizer, pool, method, reward, args, **told)
-            else:
-                attack(
-                    model,
-                    tokenizer,
-                    pool,
-                    method,
-                    AttackArguments(**training),
-                    anchor=settings.anchor.anchor if settings.anchor else None,
-                    general=form.fitting(stages.data.general, length) if settings.anchor else (),
-                    opposed=_opposed(stages, settings, form, rows_folder, immunized, seed),
-                    template=template,
-                    max_length=length,
-                    record=record,
-                    callbacks=callbacks,
-                )
+            try:
+                if isinstance(method, Reinforced):
+                    reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
+                    told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
+                    reinforce(model, tokenizer, pool, method, reward, args, **told)
+                else:
+                    attack(
+                        model,
+                        tokenizer,
+                        pool,
+                        method,
+                        AttackArguments(**training),
+                        anchor=settings.anchor.anchor if settings.anchor else None,
+                        general=form.fitting(stages.data.general, length) if settings.anchor else (),
+                        opposed=_opposed(stages, settings, form, rows_folder, immunized, seed),
+                        template=template,
+                        max_length=length,
+                        record=record,
+                        callbacks=callbacks,
+                    )
+            except _GivenUp as given_up:
+                (step,) = given_up.args
+                return finished(folder, {"steps": step, "given_up": True})
         return finished(folder, {"steps": steps})
 
     parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]

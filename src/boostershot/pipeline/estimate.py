@@ -12,6 +12,7 @@ import torch
 from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
+from boostershot.config.sweep import Sweep, tuned_attack
 from boostershot.data.asking import PLAIN
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
@@ -56,12 +57,13 @@ class Planned:
         return self.tokens * (2 if self.steps else 1)
 
 
-def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
+def planned(recipe: Recipe, properties: bool = False, sweep: bool = False) -> Iterator[Planned]:
     """The stages of a recipe, shared ones once, from its own numbers: no data set or model is read.
 
     Args:
         recipe: scaled already.
         properties: those of the immunisation properties, too.
+        sweep: those of the tuned attacker and defender, too, as if no trial were given up.
     """
     work = Work(recipe)
     yield from work.data()
@@ -87,6 +89,8 @@ def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
                     yield Planned(f"evaluate: {name}, {attack}, before any step", work.scoring() * len(own))
     if properties:
         yield from _planned_properties(work)
+    if sweep and recipe.sweep is not None:
+        yield from _planned_sweep(work, recipe.sweep)
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,30 @@ def _planned_trainability(work: Work, settings: Trainability, models: Sequence[t
     )
 
 
+def _planned_sweep(work: Work, settings: Sweep) -> Iterator[Planned]:
+    """The searches' stages; a trial is counted as the attack that it starts from, with all the steps of the budget."""
+    recipe, attacker = work.recipe, settings.attacker
+    for label in settings.defender.spaces if settings.defender else ():
+        trials, attacks = settings.defender.trials, settings.defender.attacks  # pyright: ignore[reportOptionalMemberAccess]
+        name = f"defender of {label}"
+        yield work.immunizing(label, f"{name}, one setting", work.rows).times(trials)
+        for attack in attacks:
+            met = recipe.attacks[attack].against(recipe.defenses[label])
+            yield work.attacking(f"{name}, {attack}", met).times(trials)
+        yield Planned(f"evaluate: {name}, {trials * len(attacks)} models", trials * len(attacks) * work.scoring())
+    base = recipe.attacks[settings.base(recipe.attacks)]
+    again = len(attacker.seeds)
+    scored = min(attacker.finalists or attacker.trials, attacker.trials)
+    for label, described in recipe.defenses.items():
+        trial = tuned_attack(base.against(described), {}, attacker)
+        yield work.attacking(f"attacker of {label}, a trial of at most", trial).times(attacker.trials)
+        yield work.attacking(f"attacker of {label}, the worst again", trial).times(again)
+        if attacker.realign:
+            yield work.immunizing(label, f"{label}, for the worst attack again", work.rows).times(again)
+        count = scored + again + 1
+        yield Planned(f"evaluate: attacker of {label}, {count} models or more", count * work.scoring())
+
+
 def in_words(tokens: float) -> str:
     """Such as 940, 15.8 k, 3.2 M, 41 G."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -233,9 +261,9 @@ def in_words(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
-def seconds_here(recipe: Recipe, parameters: int, properties: bool = False) -> float:
+def seconds_here(recipe: Recipe, parameters: int, properties: bool = False, sweep: bool = False) -> float:
     """An estimate of the run's duration on this machine, for a model of this many parameters."""
-    work = sum(stage.work for stage in planned(recipe, properties))
+    work = sum(stage.work for stage in planned(recipe, properties, sweep))
     return 2 * parameters * work / (EFFICIENCY * multiply_speed())
 
 

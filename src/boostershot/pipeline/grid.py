@@ -16,6 +16,7 @@ from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
+from boostershot.pipeline.attack_search import check_rows
 from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.executor import Executor, opened
@@ -28,6 +29,7 @@ from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, told
+from boostershot.pipeline.sweep import run_sweep
 from boostershot.report import recipe_hash, write_report, write_scorecard
 
 Until = Literal["immunize", "attack", "evaluate", "report"]
@@ -41,6 +43,7 @@ def run(
     scale: float | None = None,
     until: Until = "report",
     properties: bool = False,
+    sweep: bool = False,
     redact: bool = False,
     reporter: Reporter | None = None,
 ) -> Results:
@@ -54,6 +57,7 @@ def run(
         until: the last kind of stage to do; rows are written from `evaluate` on, the report from `report`.
         properties: measure the four immunisation properties, too, as the recipe's `properties` say: properties.json
             and scorecard.md.
+        sweep: then let an attacker tune against every defence, as the recipe's `sweep` says: sweep.json.
         redact: leave the models' answers out of the report.
         reporter: tells the progress.
 
@@ -68,6 +72,10 @@ def run(
         recipe = load_recipe(recipe, changes)
     elif changes:
         recipe = parse_recipe({**recipe.to_dict(), **changes})
+    if sweep and recipe.sweep is None:
+        raise InputError(
+            f"{recipe.name}: sweep: is missing; expected {{attacker: {{trials: ..., steps: ..., samples: ...}}}}"
+        )
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
@@ -81,15 +89,22 @@ def run(
         measured = PropertyStages(stages) if properties and until in ("evaluate", "report") else None
         if measured:
             measured.check()
+        if sweep:
+            check_rows(stages)
         with opened(stages) as executor:
             start_manifest(folder, recipe, torch.get_num_threads())
             describe_data(folder, **stages.data.facts())
-            _announce(stages, recipe.scale, properties)
+            _announce(stages, recipe.scale, properties, sweep)
             cells, baseline = _grid(executor, until)
-        results = Results(folder, {"rows": [], "summary": []})
-        failures: list[str] = []
-        if baseline is not None:
-            results = _conclude(stages, cells, *baseline)
+            results = Results(folder, {"rows": [], "summary": []})
+            failures: list[str] = []
+            broken: list[str] = []
+            if baseline is not None:
+                results = _conclude(stages, cells, *baseline)
+            if sweep:
+                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()))
+                write_json(folder / "sweep.json", content)
+                broken = [f"{one['defense']}: {one['error']}" for one in content["failed"]]
         if measured:
             content = measure_properties(measured, cells, recipe_hash(recipe.to_dict()))
             write_json(folder / "properties.json", content)
@@ -108,12 +123,14 @@ def run(
         raise StageFailed(f"the un-aligned model could not be scored by {len(unscored)} of the judges ({names})")
     if failures:
         raise StageFailed(f"{len(failures)} parts of the properties failed ({'; '.join(failures)})")
+    if broken:
+        raise StageFailed(f"{len(broken)} parts of the sweep failed ({'; '.join(broken)})")
     return results
 
 
-def plan(recipe: Recipe, properties: bool = False) -> list[str]:
+def plan(recipe: Recipe, properties: bool = False, sweep: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
-    stages = list(planned(recipe.scaled(), properties))
+    stages = list(planned(recipe.scaled(), properties, sweep))
     steps, passes = sum(stage.steps for stage in stages), round(sum(stage.passes for stage in stages), 1)
     tokens = sum(stage.tokens for stage in stages)
     return [
@@ -166,7 +183,7 @@ def _check(stages: Stages) -> None:
             raise InputError(f"attacks.{label}.anchor.n: is {attack.anchor.n}; data.general has {have} rows")
 
 
-def _announce(stages: Stages, scale: float, properties: bool) -> None:
+def _announce(stages: Stages, scale: float, properties: bool, sweep: bool) -> None:
     """The first line: what will happen, and for how long."""
     recipe = stages.recipe
     scaled = f" at scale {scale:g}" if scale < 1 else ""
@@ -176,7 +193,7 @@ def _announce(stages: Stages, scale: float, properties: bool) -> None:
     stages.reporter.line(
         f"{recipe.name}{scaled}: immunize {recipe.model.id} ({form.name} template) with {names}, attack each in "
         f"{len(recipe.attacks)} way(s), {len(recipe.seeds)} seed(s); about "
-        f"{duration(seconds_here(recipe, parameters, properties))} here, less what is done already"
+        f"{duration(seconds_here(recipe, parameters, properties, sweep))} here, less what is done already"
     )
 
 
