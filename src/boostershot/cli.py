@@ -241,6 +241,21 @@ def list_methods(
     _console(quiet=False, stderr=False).print(methods.details(name) if name else methods.overview())
 
 
+@app.command(name="attacks")
+def list_attacks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell all of this attack.")] = None,
+) -> None:
+    """List the attacks, or tell one in full."""
+    from boostershot import attack_pages
+    from boostershot.attacks import ATTACKS
+
+    if name is not None and name not in ATTACKS:
+        from boostershot.errors import choices
+
+        raise InputError(f"{name}: no such attack; {choices(name, ATTACKS)}")
+    _console(quiet=False, stderr=False).print(attack_pages.details(name) if name else attack_pages.overview())
+
+
 data = typer.Typer(name="data", help="Look at data before a recipe uses it.", rich_markup_mode=None)
 app.add_typer(data)
 

@@ -105,14 +105,38 @@ class Recipe(Section):
                     continue
                 if label not in self.attacks:
                     raise at_key(f"properties.{key}", f"is {shown(label)}; {choices(label, self.attacks)}")
+                if label not in self.trained_attacks:
+                    raise at_key(f"properties.{key}", f"is {shown(label)}; expected an attack that trains")
                 if not key.startswith("trainability") and label not in self.harmful_attacks:
                     raise at_key(f"properties.{key}", f"is {shown(label)}; expected a judged attack with harmful rows")
         return self
 
     @property
     def harmful_attacks(self) -> tuple[str, ...]:
-        """The labels of the judged attacks with harmful rows."""
-        return tuple(label for label, attack in self.attacks.items() if attack.judged and attack.attack.n_harmful > 0)
+        """The labels of the judged attacks that train on harmful rows."""
+        trained = ((label, self.attacks[label]) for label in self.trained_attacks)
+        return tuple(label for label, attack in trained if attack.judged and attack.attack.n_harmful > 0)
+
+    @property
+    def trained_attacks(self) -> tuple[str, ...]:
+        """The labels of the attacks that train."""
+        return tuple(label for label, attack in self.attacks.items() if attack.attack.trains)
+
+    @model_validator(mode="after")
+    def _anchored(self) -> Self:
+        """The rows of an anchor are there."""
+        for label, attack in self.attacks.items():
+            if attack.anchor is None:
+                continue
+            if self.data.general is None:
+                message = f"is missing, and attacks.{label}.anchor needs general text; expected {{source: ..., n: ...}}"
+                raise at_key("data.general", message)
+            have = self.data.general.n
+            if have is not None and have < attack.anchor.n:
+                raise at_key(
+                    f"attacks.{label}.anchor.n", f"is {attack.anchor.n}; expected at most data.general.n, {have}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _resolve_defenses(self) -> Self:

@@ -17,7 +17,7 @@ from boostershot.models import Layer
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
 from boostershot.pipeline.attack_search import check_rows
-from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.files import write_json
@@ -79,8 +79,8 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
+    # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe.scaled(), store, reporter)
@@ -131,13 +131,13 @@ def run(
 def plan(recipe: Recipe, properties: bool = False, sweep: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
     stages = list(planned(recipe.scaled(), properties, sweep))
-    steps, passes = sum(stage.steps for stage in stages), sum(stage.passes for stage in stages)
+    steps, passes = sum(stage.steps for stage in stages), round(sum(stage.passes for stage in stages), 1)
     tokens = sum(stage.tokens for stage in stages)
     return [
         *([f"at scale {recipe.scale:g} of the recipe's samples and steps"] if recipe.scale < 1 else []),
         *(f"{stage.what}; {in_words(stage.tokens)} tokens" for stage in stages),
-        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, about "
-        f"{in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
+        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, "
+        f"about {in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
     ]
 
 
@@ -178,6 +178,9 @@ def _check(stages: Stages) -> None:
         ):
             if wanted > have:
                 raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
+        if attack.anchor is not None and attack.anchor.n > len(data.general):
+            have = len(data.general)
+            raise InputError(f"attacks.{label}.anchor.n: is {attack.anchor.n}; data.general has {have} rows")
 
 
 def _announce(stages: Stages, scale: float, properties: bool, sweep: bool) -> None:
@@ -230,15 +233,18 @@ def _attacked_cells(
 ) -> Iterator[Cell]:
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    folder, error = None, None
+    folder, error, what = None, None, f"{defense}, {attack}"
+    ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
-        folder = attacked(stages, attack, settings, immunized, seed) if settings.attack.trains else None
+        make = attacked if settings.attack.trains else edited if settings.attack.edits else None
+        folder = make(stages, what, settings, immunized, seed) if make else None
+        ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)
-    for number, (name, asking) in enumerate(settings.attack.askings.items()):
+    for number, (name, asked) in enumerate(ways.items()):
         cell = Cell(defense, attack, name, seed, immunized, folder, error=error, apart=number > 0)
         if error is None and until in ("evaluate", "report"):
-            cell = _scored(stages, cell, settings, Asked(settings.template, asking))
+            cell = _scored(stages, cell, settings, asked)
         yield cell
 
 
@@ -249,10 +255,11 @@ def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) 
     for step in settings.eval_steps:
         if step > 0 and not settings.judged:
             continue
-        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        own = step > 0 or settings.attack.edits  # the attack's weights, and not those that it found
+        after = f", {cell.label} after {step} steps" if own else "" if asked == USUAL else f", {cell.label}"
         what = f"{cell.defense}{after}, seed {cell.seed}"
         layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
-        of = cell.attacked if step else cell.immunized
+        of = cell.attacked if own else cell.immunized
         judged, not_judged = _judged(stages, of, layers, what, failed, asked)
         evaluated |= {(step, judge): stage for judge, stage in judged.items()}
         failed |= not_judged

@@ -203,7 +203,7 @@ class PropertyStages:
 
     def clean_tuning(self, settings: Trainability) -> AttackSettings:
         """A fine-tuning without harmful rows, of a fresh adapter on whatever it meets."""
-        attack = self.recipe.attacks[settings.attack or next(iter(self.recipe.attacks))]
+        attack = self.recipe.attacks[settings.attack or self.recipe.trained_attacks[0]]
         _, _, form = self.stages.base
         have = form.fitting(self.stages.data.task.splits["train"], self.recipe.data.max_length)
         n = min(settings.n or attack.attack.n, len(have))

@@ -14,6 +14,7 @@ from boostershot.report import charts, words
 from boostershot.report.properties import properties_view
 from boostershot.report.reading import Answer, Run, read_run
 from boostershot.report.sweep import sweep_view
+from boostershot.report.untrained import ways
 
 ANSWERS_PER_CELL = 20
 # What the answers may take of the file, so that it can be mailed and opens on a phone; in characters.
@@ -88,6 +89,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
     headline = run.of(run.judges[0]) if run.judges else run
     summary = headline.results["summary"]
     attacks = list(dict.fromkeys(item["attack"] for item in summary))
+    untrained = {item["attack"] for item in summary if not words.trains(item)}
     # Cells that are compared stand together: attack by attack, step by step.
     summary = sorted(summary, key=lambda item: (attacks.index(item["attack"]), item["attack_step"]))
     rows = [*results["baseline"], *results["rows"]]
@@ -99,7 +101,8 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "findings": words.findings(summary, run.methods, results["comparisons"]),
         "caveats": _caveats(run, headline),
         "styles": _styles(run),
-        "attacks": [_attack(headline, label) for label in attacks],
+        "attacks": [_attack(headline, label) for label in attacks if label not in untrained],
+        "ways": ways(summary),
         "has_base": any(row["status"] == "done" for row in results["baseline"]),
         "summary": summary,
         "rows": rows,

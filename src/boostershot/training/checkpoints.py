@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 MARK = "whole"
@@ -35,3 +40,15 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(path)
     return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def save_kept(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write what a defence's term keeps between steps into a checkpoint."""
+    (folder / "kept.json").write_text(json.dumps(state), encoding="utf-8")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "kept.safetensors")
+
+
+def load_kept(folder: Path, device: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `save_kept` wrote."""
+    state = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+    return state, load_file(folder / "kept.safetensors", device=str(device))
