@@ -1,4 +1,4 @@
-"""The recipe's section `sweep`: what it resolves to, what a trial makes of the attack it starts from, what is refused."""
+"""The recipe's section `sweep`: what it resolves to, what a trial makes of its attack, what is refused."""
 
 import pytest
 

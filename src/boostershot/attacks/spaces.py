@@ -1,8 +1,8 @@
 """The shipped search spaces of an attacker, by name, as a recipe writes them.
 
-`default` is ours, and `adaptive` is that with the moves of the attack of this name. `tamperbench` repeats the ranges that TamperBench (arXiv 2602.06911) publishes for its LoRA attack,
-with LoRA alpha twice the rank; of its prompt formats the plain one (raw) and the model's own (null) are ours too.
-Steps and rows above the attacker's budget are left out of either.
+`default` is ours, and `adaptive` is that with the moves of the attack of this name. `tamperbench` repeats the ranges
+that TamperBench (arXiv 2602.06911) publishes for its LoRA attack, with LoRA alpha twice the rank; of its prompt formats
+the plain one (raw) and the model's own (null) are ours too. Steps and rows above the attacker's budget are left out.
 """
 
 from __future__ import annotations
