@@ -140,7 +140,7 @@ def dies(stages, name, times):
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not path.exists():
         assert time.monotonic() < until, f"{path} never came"
         time.sleep(0.01)
@@ -337,12 +337,15 @@ def test_workers_end_with_their_leader_and_the_stage_goes_on(executor, folder, n
         env=os.environ | {"PYTHONPATH": path},
         stderr=subprocess.DEVNULL,
     )
-    wait_for(root / "lasting")
-    stage_folder = root / "stages" / next((root / "stages").iterdir()).name
-    worker = json.loads((stage_folder / "lock").read_text())["pid"]
-    leader.send_signal(number)
-    assert leader.wait(30) != 0
-    until = time.monotonic() + 30
+    try:
+        wait_for(root / "lasting")
+        (stage_folder,) = (root / "stages").iterdir()
+        worker = json.loads((stage_folder / "lock").read_text())["pid"]
+        leader.send_signal(number)
+        assert leader.wait(60) != 0
+    finally:
+        leader.kill()
+    until = time.monotonic() + 60
     while Path(f"/proc/{worker}").exists() and "State:\tZ" not in Path(f"/proc/{worker}/status").read_text():
         assert time.monotonic() < until
         time.sleep(0.01)
