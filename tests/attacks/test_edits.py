@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from boostershot import InputError
+from boostershot import AttackArguments, InputError
 from boostershot.attacks import Ablation, AttackRow, OutlierBenign, TenRows
 from boostershot.attacks.direction import best_layer, mean_differences, take_out
+from boostershot.attacks.finetune import lengths
 from boostershot.attacks.similarity import gradient_similarities
+from boostershot.config.attacks import AttackSettings
 from boostershot.core.stream import residual_stream
 from boostershot.data.format import Format
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
@@ -27,6 +29,21 @@ def test_ten_rows_are_refused_and_then_answered():
     assert not any(row.harmful for phase in (first, second) for row in phase.rows)
     assert len({row.id for row in second.rows}) == 4
     assert {row.id for row in TenRows(n=4).phases(POOL, seed=1)[0].rows} != {row.id for row in second.rows}
+
+
+@pytest.mark.parametrize("length", [{"epochs": 6}, {"steps": 20}])
+def test_ten_rows_take_the_steps_that_the_recipe_says(tmp_path, length):
+    settings = AttackSettings(method="ten-rows", n=10, share=0.25, lr=1e-2, batch=4, **length)
+    args = AttackArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=length.get("steps", -1),
+        num_train_epochs=length.get("epochs", 1),
+        use_cpu=True,
+    )
+    steps = lengths(settings.attack.phases(POOL, 0), args)
+    assert sum(steps) == settings.total_steps == (20 if "steps" in length else 18)
+    assert steps[0] == round(0.25 * sum(steps))
 
 
 def test_ten_rows_need_as_many_and_shrink_with_no_scale():

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from boostershot import AttackArguments, attack
-from boostershot.attacks import Attack, Phase
+from boostershot.attacks import Attack, AttackRow, Phase
 from boostershot.attacks.finetune import lengths
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
@@ -101,7 +101,8 @@ def test_a_stop_in_either_phase_loses_nothing(tmp_path, step, of):
 
 
 def test_lengths():
-    phases = [Phase([None] * 10, 0.5), Phase([None] * 6, 0.5)]
+    rows = [AttackRow(str(i), "prompt", "answer", harmful=False) for i in range(16)]
+    phases = [Phase(rows[:10], 0.5), Phase(rows[10:], 0.5)]
     common = {"output_dir": "x", "per_device_train_batch_size": 4, "use_cpu": True}
     assert lengths(phases, AttackArguments(max_steps=7, **common)) == [4, 3]
     assert lengths(phases, AttackArguments(num_train_epochs=3, **common)) == [9, 6]

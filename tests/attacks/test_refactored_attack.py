@@ -89,12 +89,13 @@ def test_it_starts_from_the_same_model_and_goes_another_way(tmp_path, adapter, h
     torch.testing.assert_close(seen[0], logits(released(adapter)), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(after), seen[4], rtol=1e-4, atol=1e-4)
     assert (logits(after) - logits(plain)).abs().max() > 0.01
-    if adapter == "full":
-        again = type(after).from_pretrained(tmp_path / "step-4")
-    else:  # as the pipeline stacks it: on the released weights
-        base = released("fresh")
-        again = PeftModel.from_pretrained(base, str(tmp_path / "step-4"))
-    torch.testing.assert_close(logits(again), seen[4], rtol=1e-4, atol=1e-4)
+    after.save_pretrained(tmp_path / "end")
+    for folder in ("step-4", "end"):
+        if adapter == "full":
+            again = type(after).from_pretrained(tmp_path / folder)
+        else:  # as the pipeline stacks it: on the released weights
+            again = PeftModel.from_pretrained(released("fresh"), str(tmp_path / folder))
+        torch.testing.assert_close(logits(again), seen[4], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("adapter", "how"), CASES[1:])

@@ -63,6 +63,14 @@ def test_blocks_do_not_see_a_direction_that_no_matrix_reads(name):
         assert max(seen()) < 1e-6
 
 
+def test_a_block_may_look_at_its_input_in_another_shape():
+    model = BUILDS["llama"]()
+    for layer in model.model.layers:
+        inner = layer.mlp.forward
+        layer.mlp.forward = lambda x, inner=inner: inner(x.flatten(0, 1)).view_as(x)
+    assert {matrix.name for matrix in residual_stream(model).reading} == BUILDS["llama"].names("reading")
+
+
 def test_projecting_is_the_smallest_change():
     model = BUILDS["llama"]()
     before = {name: param.detach().clone() for name, param in model.named_parameters()}

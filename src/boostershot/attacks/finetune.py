@@ -162,7 +162,7 @@ def attack(
 def lengths(phases: Sequence[Phase], args: AttackArguments) -> list[int]:
     """The optimiser steps of each phase: its share of `max_steps`, or epochs over its own rows.
 
-    Phases on the same rows share the epochs over them.
+    Phases on the same rows, by their ids, share the epochs over them.
     """
 
     def parts(total: int, shares: Sequence[float]) -> list[int]:
@@ -172,7 +172,7 @@ def lengths(phases: Sequence[Phase], args: AttackArguments) -> list[int]:
     if args.max_steps > 0:
         return parts(args.max_steps, [phase.share for phase in phases])
     steps: list[int] = []
-    for rows, group in groupby(phases, key=lambda phase: phase.rows):
+    for rows, group in groupby(phases, key=lambda phase: [row.id for row in phase.rows]):
         total = math.ceil(args.num_train_epochs * math.ceil(len(rows) / args.per_device_train_batch_size))
         shares = [phase.share for phase in group]
         steps += parts(total, [share / sum(shares) for share in shares])
