@@ -24,7 +24,7 @@ from boostershot.core.losses import lay_out, token_losses
 from boostershot.data.format import Format
 from boostershot.errors import InputError
 from boostershot.training.arguments import DEFAULT_LORA, attach_lora
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
 
 
 @dataclass
@@ -96,7 +96,9 @@ def attack(
     done = 0
     for number, (phase, steps) in enumerate(zip(phases, lengths(phases, args), strict=True)):
         trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, record, callbacks)
-        checkpoint = last_whole_checkpoint(Path(str(trainer.args.output_dir)))
+        facts = training_facts(attack, list(trainer.train_dataset), model, trainer.args)  # type: ignore[arg-type]
+        trainer.add_callback(MarkWhole(facts))
+        checkpoint = last_whole_checkpoint(Path(str(trainer.args.output_dir)), facts, removing=args.should_save)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         done += steps
@@ -139,7 +141,7 @@ def _trainer(
         args=mine,
         train_dataset=Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows]),
         processing_class=form.tokenizer,
-        callbacks=[Record(at, record), MarkWhole(), *callbacks],
+        callbacks=[Record(at, record), *callbacks],
     )
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
