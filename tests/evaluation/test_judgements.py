@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-from boostershot import InputError
 from boostershot.evaluation.judgements import BATCH, Judgements
 from boostershot.evaluation.judges import Verdict
 

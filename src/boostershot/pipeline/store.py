@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.checksums import Checksums, checksums, difference, sealed, unsealed
-from boostershot.errors import InputError, StageFailed
+from boostershot.errors import InputError, StageFailed, in_a_line
 from boostershot.pipeline.files import disk_is_full, full_disk, now, read_manifest, write_json
 from boostershot.pipeline.locks import lock
 
@@ -152,7 +152,7 @@ def told(error: Exception) -> str:
     """
     if isinstance(error, InputError) or (isinstance(error, StageFailed) and disk_is_full(error.__cause__)):
         raise error
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_a_line(error)
 
 
 def _perform(
@@ -177,8 +177,7 @@ def _perform(
         _write_status(folder, status | {"state": "done"} | finished)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
-        said = " ".join(str(error).split()) or type(error).__name__
-        state = {"state": "interrupted"} if stopped else {"state": "failed", "error": said}
+        state = {"state": "interrupted"} if stopped else {"state": "failed", "error": in_a_line(error)}
         _note(folder, status | state | {"ended": now()})
         if not stopped and disk_is_full(error):
             raise full_disk(folder) from error
