@@ -260,7 +260,10 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
         ("model.template=chatml", '(did you mean "chat"?)'),
         ("name=a/b", 'name: is "a/b"; expected letters, digits'),
         ("name=..", 'name: is ".."; expected letters, digits'),
-        ("runtime.executor=ray", "expected one of local"),
+        ("runtime.executor=rai", '(did you mean "ray"?)'),
+        ("runtime.processes=0", "runtime.processes: is 0; expected at least 1"),
+        ("runtime.gpus=-1", "runtime.gpus: is -1; expected at least 0"),
+        ("runtime.address=localhost:6379", "runtime.address: is given; expected null, for executor: local"),
         ("1=1", "1: unknown key; expected one of name, model"),
     ],
 )

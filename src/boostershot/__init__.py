@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl's constructors send some otherwise
 
 if TYPE_CHECKING:
-    from boostershot.attacks import ATTACKS, BenignOnly, HarmfulMix, HarmfulOnly
+    from boostershot.attacks import ATTACKS, BenignOnly, Grpo, GrpoTask, HarmfulMix, HarmfulOnly
     from boostershot.attacks.finetune import AttackArguments, attack
+    from boostershot.attacks.reinforce import ReinforceArguments, reinforce
     from boostershot.core.oracle import NonFiniteError
     from boostershot.data.format import Format
     from boostershot.data.harmful import load_harmful_prompts
@@ -73,6 +74,8 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "Format": "data.format",
     "GradientAscent": "defenses",
+    "Grpo": "attacks",
+    "GrpoTask": "attacks",
     "HarmfulMix": "attacks",
     "HarmfulOnly": "attacks",
     "immunize": "training.immunize",
@@ -90,6 +93,8 @@ _HOMES = {
     "OfflineJudge": "evaluation.judges",
     "OwnTask": "data.tasks",
     "Patcher": "defenses",
+    "reinforce": "attacks.reinforce",
+    "ReinforceArguments": "attacks.reinforce",
     "Relevance": "evaluation.judges",
     "RepNoise": "defenses",
     "Results": "pipeline.results",
@@ -124,6 +129,8 @@ __all__ = [
     "Booster",
     "Format",
     "GradientAscent",
+    "Grpo",
+    "GrpoTask",
     "HarmfulMix",
     "HarmfulOnly",
     "ImmunizeArguments",
@@ -135,6 +142,7 @@ __all__ = [
     "OfflineJudge",
     "OwnTask",
     "Patcher",
+    "ReinforceArguments",
     "Relevance",
     "RepNoise",
     "Results",
@@ -157,6 +165,7 @@ __all__ = [
     "load_safe_prompts",
     "load_task",
     "load_texts",
+    "reinforce",
     "run",
     "write_report",
 ]

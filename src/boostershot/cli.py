@@ -59,6 +59,13 @@ Properties = Annotated[
         "--properties", help="Measure the four immunisation properties, too (the recipe's section `properties`)."
     ),
 ]
+Executor = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--executor", help="Who does the stages: this machine, or a Ray cluster (runtime.address)."),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", metavar="N", help="Stages done at once on this machine; 1 by default.")
+]
 Redact = Annotated[bool, typer.Option("--redact", help="Leave generated answers out of the report.")]
 
 
@@ -72,6 +79,8 @@ def run(
     out: Out = None,
     settings: Settings = None,
     scale: Scale = None,
+    executor: Executor = None,
+    processes: Processes = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -79,7 +88,17 @@ def run(
     properties: Properties = False,
 ) -> None:
     """Do everything: immunise, attack, evaluate, report. Goes on where it stopped; skips what is done."""
-    _perform("report", recipe, out, settings, scale, dry_run, as_json, quiet, redact, properties)
+    _perform(
+        "report",
+        recipe,
+        out,
+        _overrides(settings, scale, executor, processes),
+        dry_run,
+        as_json,
+        quiet,
+        redact,
+        properties,
+    )
 
 
 @app.command()
@@ -88,12 +107,14 @@ def immunize(
     out: Out = None,
     settings: Settings = None,
     scale: Scale = None,
+    executor: Executor = None,
+    processes: Processes = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Do a recipe up to its immunised models."""
-    _perform("immunize", recipe, out, settings, scale, dry_run, as_json, quiet)
+    _perform("immunize", recipe, out, _overrides(settings, scale, executor, processes), dry_run, as_json, quiet)
 
 
 @app.command()
@@ -102,12 +123,14 @@ def attack(
     out: Out = None,
     settings: Settings = None,
     scale: Scale = None,
+    executor: Executor = None,
+    processes: Processes = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Do a recipe up to its attacked models."""
-    _perform("attack", recipe, out, settings, scale, dry_run, as_json, quiet)
+    _perform("attack", recipe, out, _overrides(settings, scale, executor, processes), dry_run, as_json, quiet)
 
 
 @app.command()
@@ -116,13 +139,24 @@ def evaluate(
     out: Out = None,
     settings: Settings = None,
     scale: Scale = None,
+    executor: Executor = None,
+    processes: Processes = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     properties: Properties = False,
 ) -> None:
     """Do a recipe up to its scores; with --properties, a scorecard besides."""
-    _perform("evaluate", recipe, out, settings, scale, dry_run, as_json, quiet, properties=properties)
+    _perform(
+        "evaluate",
+        recipe,
+        out,
+        _overrides(settings, scale, executor, processes),
+        dry_run,
+        as_json,
+        quiet,
+        properties=properties,
+    )
 
 
 @app.command()
@@ -236,12 +270,19 @@ def options(
     """Immunise a language model against harmful fine-tuning, attack it, and measure what is left."""
 
 
+def _overrides(
+    settings: Sequence[str] | None, scale: float | None, executor: str | None, processes: int | None
+) -> list[str]:
+    """The changes to the recipe, those that have an option of their own last."""
+    own = {"scale": scale, "runtime.executor": executor, "runtime.processes": processes}
+    return [*(settings or ()), *(f"{key}={value!r}" for key, value in own.items() if value is not None)]
+
+
 def _perform(
     until: Literal["immunize", "attack", "evaluate", "report"],
     name: str,
     out: Path | None,
-    settings: Sequence[str] | None,
-    scale: float | None,
+    overrides: Sequence[str],
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -250,7 +291,7 @@ def _perform(
 ) -> None:
     from boostershot.config import load_recipe
 
-    recipe = load_recipe(name, [*(settings or ()), *([] if scale is None else [f"scale={scale!r}"])])
+    recipe = load_recipe(name, overrides)
     folder = out or Path("runs") / recipe.name
     console = _console(quiet)
     with _crash_log(folder):

@@ -7,7 +7,17 @@ import sys
 import huggingface_hub.constants
 import trl.trainer.base_trainer
 
-from boostershot import SFT, AttackArguments, HarmfulMix, ImmunizeArguments, attack, immunize
+from boostershot import (
+    SFT,
+    AttackArguments,
+    GrpoTask,
+    HarmfulMix,
+    ImmunizeArguments,
+    ReinforceArguments,
+    attack,
+    immunize,
+    reinforce,
+)
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
 IMPORTED_FIRST = """
@@ -37,6 +47,9 @@ def test_constructors_send_nothing(tmp_path, monkeypatch):
     common = {"max_steps": 1, "disable_tqdm": True, "use_cpu": True, "save_strategy": "no"}
     arguments = AttackArguments(output_dir=str(tmp_path / "a"), **common)
     attack(tiny_llama(320), tiny_tokenizer(True), rows, HarmfulMix(p=0, n=4), arguments)
+    arguments = ReinforceArguments(output_dir=str(tmp_path / "c"), per_device_train_batch_size=2, **common)
+    paid = GrpoTask(n=4, group=2, answer_tokens=2)
+    reinforce(tiny_llama(320), tiny_tokenizer(True), rows, paid, lambda rows, answers: [0.0, 1.0], arguments)
     arguments = ImmunizeArguments(output_dir=str(tmp_path / "b"), lora=None, **common)
     immunize(tiny_llama(320), tiny_tokenizer(True), preference_rows(4), SFT(), arguments)
     assert sent == []

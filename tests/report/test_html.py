@@ -407,3 +407,21 @@ def test_in_a_browser_nothing_scrolls_sideways_or_complains(grid_run):
         browser.close()
     assert complaints == []
     assert {url for url in requests if not url.startswith("data:")} == {address}
+
+
+REWARDS = {
+    "attack": "harmful-mix/continue", "reward": "graded by offline", "n_seeds": 1, "unknown": 0.0,
+    "points": [{"from": 1, "to": 20, "mean": 0.125, "ci": None}, {"from": 21, "to": 40, "mean": 0.875, "ci": None}],
+}  # fmt: skip
+
+
+def test_what_an_attack_was_paid_is_a_chart_beside_its_scores(small_run):
+    others = [REWARDS | {"defense": "sft", "equal": 40.0}, REWARDS | {"defense": "booster", "equal": 100.0}]
+    before = written(small_run)
+    rewrite(small_run, "results.json", lambda results: results.update(rewards=others))
+    page = html.unescape(written(small_run))
+    assert page.count('role="img"') == before.count('role="img"') + 1
+    assert "Reward: graded by offline" in page
+    assert "SFT 0.88 in steps 21 to 40 (from 0.12 in steps 1 to 20), all rewards equal in 40% of the groups" in page
+    assert "Booster 0.88 in steps 21 to 40 (from 0.12 in steps 1 to 20), all rewards equal in 100%" in page
+    assert "no reward for" not in page

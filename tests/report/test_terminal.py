@@ -79,3 +79,13 @@ def test_other_judges_and_warnings_stand_below_the_table(make_run):
     assert f"HS % by second: SFT {scores['sft']} [" in out and f"Booster {scores['booster']} [" in out
     assert "second gave no readable verdict on 21 of 1050 answers in 7 cells" in out
     assert "Degenerate answers exceed the un-aligned model’s" in out
+
+
+def test_what_an_attack_was_paid_stands_below_its_table(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    point = {"from": 1, "to": 40, "mean": 0.5, "ci": None}
+    reward = {"defense": "sft", "reward": "verdict by offline", "points": [point], "equal": 25.0, "unknown": 2.0}
+    results["rewards"] = [reward | {"attack": "harmful-mix/continue"}, reward | {"attack": "another"}]
+    out = " ".join(printed(results, 60).split())
+    says = "SFT 0.50 in steps 1 to 40, all rewards equal in 25% of the groups, no reward for 2% of the answers."
+    assert out.count(f"The verdict by offline, mean of the answers drawn: {says}") == 1

@@ -57,8 +57,8 @@ class Attack(ABC):
         return self.n_harmful + self.n_benign
 
     @property
-    def p(self) -> float:
-        """The harmful share of its rows."""
+    def p(self) -> float | None:
+        """The harmful share of its rows; None where it trains on no answers of theirs."""
         return self.n_harmful / self.n if self.n else 0.0
 
     @property
@@ -81,6 +81,19 @@ class Attack(ABC):
     def scaled(self, scale: float, least: int) -> Self:
         """The same with that fraction of its rows, but at least so many."""
         return self
+
+    def twin(self, n: int) -> Attack:
+        """The same kind of training on n rows of the benign task and nothing else."""
+        from boostershot.attacks.benign_only import BenignOnly  # which is an attack itself
+
+        return BenignOnly(n)
+
+    def check_training(self, batch: int, steps: int | None) -> None:  # noqa: B027 - most can be trained in any way
+        """Look whether it can be trained so; `steps` is None where epochs are counted.
+
+        Raises:
+            ValueError: it cannot; begins with the key, as in "batch is 3; expected ...".
+        """
 
 
 def draw(pool: Sequence[AttackRow], harmful: int, benign: int, seed: int, name: str) -> list[AttackRow]:

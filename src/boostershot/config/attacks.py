@@ -68,7 +68,7 @@ class AttackSettings(Training):
         """
         known = {key: getattr(self, key) for key in Training.model_fields}
         length = {} if steps is None else {"steps": steps, "epochs": None}
-        own = {"method": "benign-only", "n": n, "adapter": "fresh", "lora": self.lora or lora or Lora()}
+        own = {**describe_attack(self.attack.twin(n)), "adapter": "fresh", "lora": self.lora or lora or Lora()}
         return AttackSettings(**{**known, **length, **own})
 
     def scaled(self, scale: float) -> AttackSettings:
@@ -115,6 +115,11 @@ class AttackSettings(Training):
             if place == "attack":  # of several keys, which the message names
                 raise ValueError(said) from None
             raise at_key(place.removeprefix("attack."), said) from None
+        try:
+            attack.check_training(self.batch, self.steps)
+        except ValueError as error:
+            key, _, said = str(error).partition(" ")
+            raise at_key(key, said) from None
         for key, value in describe_attack(attack).items():
             if key != "method":
                 self.__pydantic_extra__[key] = value  # pyright: ignore[reportOptionalSubscript] - extra is allowed

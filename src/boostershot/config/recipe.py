@@ -20,7 +20,7 @@ from boostershot.config.properties import Properties
 from boostershot.config.reading import Overrides, apply_overrides, read_recipe
 from boostershot.config.section import Section, part_of
 from boostershot.config.training import Immunize
-from boostershot.config.values import Count, Label, Name, Number, Seed, distinct
+from boostershot.config.values import Count, Label, Name, Number, Seed, Text, distinct
 from boostershot.errors import InputError, choices, shown
 
 
@@ -44,13 +44,26 @@ class Runtime(Section):
     """What changes nothing that is measured, and is part of no stage's hash."""
 
     threads: Count | None = None
-    """null leaves torch's own choice."""
+    """Of torch, for each stage; processes do not divide them. null leaves torch's own choice."""
     micro_batch_size: Count | None = None
     """Rows in one forward pass of training, the memory knob; null is the whole batch."""
     generation_batch_size: Count = 32
     generator: Literal["transformers", "vllm"] = "transformers"
     """What answers the prompts that are scored; vllm is an extra, for GPUs."""
-    executor: Literal["local"] = "local"
+    executor: Literal["local", "ray"] = "local"
+    """Who does the stages: this machine, or a Ray cluster (the extra ray)."""
+    processes: Count = 1
+    """Stages at once on this machine; of a Ray cluster that is started here, too."""
+    address: Text | None = None
+    """HOST:PORT of a running Ray cluster, or auto for the one of this machine; if not given, one is started."""
+    gpus: Annotated[Number, Field(ge=0)] = 0.0
+    """GPUs that a stage asks Ray for."""
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> Self:
+        if self.executor != "ray" and self.address is not None:
+            raise at_key("address", f"is given; expected null, for executor: {self.executor} looks for no cluster")
+        return self
 
 
 class Recipe(Section):

@@ -101,6 +101,11 @@ class Format:
                 return self.answer_ids(end)
         return [int(self.tokenizer.eos_token_id)]  # type: ignore[arg-type]
 
+    def ends(self) -> set[int]:
+        """The tokens at which an answer that is being written ends."""
+        end = self.tokenizer.eos_token_id
+        return {self.end_ids()[0]} | ({int(end)} if end is not None else set())  # type: ignore[arg-type]
+
     def tokenize(self, prompt: str, answer: str, *, name: str, max_length: int, end: bool = True) -> TokenizedRow:
         """A supervised row: the answer is cut at `max_length` tokens, the prompt never.
 

@@ -79,7 +79,7 @@ def by_batch(
     """
     if not wanted:
         return
-    ends = ends_of(form)
+    ends = form.ends()
     # The longest first: a batch that does not fit into memory says so at once.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     n = -(-len(order) // batch_size)  # batches, of even sizes: small ones cost more a row
@@ -88,12 +88,6 @@ def by_batch(
         batch = [i for i in order[number * len(order) // n : (number + 1) * len(order) // n] if i in wanted]
         if batch:
             yield batch, _batch(model, form, [rows[i] for i in batch], shared, preamble, ends, max_new_tokens)
-
-
-def ends_of(form: Format) -> set[int]:
-    """The tokens that end an answer."""
-    end: Any = form.tokenizer.eos_token_id
-    return {form.end_ids()[0]} | ({int(end)} if end is not None else set())
 
 
 def _batch(

@@ -13,7 +13,6 @@ from typing import Any
 
 from boostershot.data.format import Format
 from boostershot.errors import InputError
-from boostershot.evaluation.generation import ends_of
 
 INSTALL = "pip install 'boostershot[vllm]'"
 CHUNK = 512  # prompts between two writes; within one, vLLM schedules
@@ -53,7 +52,7 @@ def generate_with_vllm(
     vllm = import_vllm()
     answers = dict(known or {})
     rows = {prompt: form.prompt_ids(prompt) for prompt in dict.fromkeys(prompts)}
-    ends = ends_of(form)
+    ends = form.ends()
     missing = [prompt for prompt in rows if prompt not in answers]
     advance(sum(prompt in answers for prompt in prompts))
     if missing:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from boostershot.attacks.attack import AttackRow
 from boostershot.attacks.finetune import AttackArguments, attack
+from boostershot.attacks.grpo import Reinforced
+from boostershot.attacks.reinforce import ReinforceArguments, reinforce
 from boostershot.config import AttackSettings
 from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
-from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
+from boostershot.pipeline import rewards
+from boostershot.pipeline.artifacts import Losses, SavedWeights, finished, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
 from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_jsonl
@@ -38,6 +42,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         "attack": settings.model_dump(mode="json"),
         "records": ["losses", "distance"],
         "task": stages.data.task_identity(),
+        **rewards.identity(stages, method),
         "seed": seed,
         "max_length": stages.recipe.data.max_length,
     }
@@ -60,35 +65,49 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
         trains_all = settings.adapter == "full" or (goes_on and not hasattr(model, "peft_config"))
         distance = Distance(folder / "distance.json", model, folder / "checkpoints" if trains_all else None)
 
+        saved = SavedWeights(folder)
+
         def record(step: int, model: Any) -> None:
             losses.measure(step, model)
             distance.measure(step, model)
             if settings.judged and step > 0:
-                save(model, tokenizer, folder / f"step-{step}", inner="")
+                saved.add(step, model, tokenizer)
 
-        args = AttackArguments(
-            output_dir=str(folder / "checkpoints"),
-            adapter=settings.adapter,
-            lora=settings.lora.model_dump() if settings.lora else {},
-            record_steps=list(settings.eval_steps),
+        training = {
+            "output_dir": str(folder / "checkpoints"),
+            "adapter": settings.adapter,
+            "lora": settings.lora.model_dump() if settings.lora else {},
+            "record_steps": list(settings.eval_steps),
             **training_arguments(settings, seed),
-        )
+        }
         steps = settings.total_steps
         with stages.reporter.bar(f"attacking: {label}, seed {seed}", steps) as advance:
-            attack(
-                model,
-                tokenizer,
-                pool,
-                method,
-                args,
-                template=template,
-                max_length=length,
-                record=record,
-                callbacks=[StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
-            )
+            callbacks = [StepsBar(advance), MetricsFile(folder / "metrics.jsonl")]
+            if isinstance(method, Reinforced):
+                reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
+                told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
+                reinforce(model, tokenizer, pool, method, reward, args, **told)
+            else:
+                attack(
+                    model,
+                    tokenizer,
+                    pool,
+                    method,
+                    AttackArguments(**training),
+                    template=template,
+                    max_length=length,
+                    record=record,
+                    callbacks=callbacks,
+                )
+        at = settings.eval_steps
+        weighed = [step for step in at if step > 0] if settings.judged else []
+        if losses.by_step.lacks(at) or distance.by_step.lacks(at) or saved.lacks(weighed):
+            # A record of before a stop is damaged, and its step is over: all is done again.
+            shutil.rmtree(folder / "checkpoints")
+            return work(folder)
         return finished(folder, {"steps": steps})
 
-    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder]
+    parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]
     return stages.store.run("attack", config, parents, work)
 
 

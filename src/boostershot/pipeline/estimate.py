@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
@@ -139,7 +140,16 @@ class Work:
 
     def attacking(self, name: str, a: AttackSettings) -> Planned:
         """An attack."""
-        length, n, p = a.total_steps, a.attack.n, a.attack.p
+        length, n, p = a.total_steps, a.attack.n, a.attack.p or 0.0
+        if isinstance(a.attack, Reinforced):
+            judged = 2 * isinstance(a.attack, Grpo)  # offline reads an answer twice
+            answer = (PROMPT if judged else TASK_ROW) + a.attack.answer_tokens
+            return Planned(
+                f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} answers, lr {a.lr:g}, {n:,} prompts",
+                length * a.batch * answer * (2 + judged),  # written, judged, trained on
+                length,
+                length,
+            )
         return Planned(
             f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, p {p:g}, n {n:,}",
             length * a.batch * (p * self.row + (1 - p) * TASK_ROW),

@@ -88,7 +88,9 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 def full_disk(folder: Path) -> StageFailed:
     """The error to raise for it."""
-    return StageFailed(f"{folder}: the disk is full (or a quota or limit is reached); free some space and give the same command again")
+    return StageFailed(
+        f"{folder}: the disk is full (or a quota or limit is reached); free some space and give the same command again"
+    )
 
 
 def replace_text(path: Path, text: str) -> None:

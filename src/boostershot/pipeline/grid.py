@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +9,20 @@ from typing import Literal
 
 import torch
 
+from boostershot.attacks.grpo import Reinforced
 from boostershot.config import AttackSettings, Recipe, build_defense, load_recipe, parse_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
+from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
+from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.files import write_json
 from boostershot.pipeline.manifest import describe_data, finish_manifest, start_manifest
-from boostershot.pipeline.progress import Reporter, duration
+from boostershot.pipeline.orders import Task
+from boostershot.pipeline.progress import Reporter, duration, quiet_libraries
 from boostershot.pipeline.properties import measure_properties
 from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
@@ -78,14 +81,15 @@ def run(
         measured = PropertyStages(stages) if properties and until in ("evaluate", "report") else None
         if measured:
             measured.check()
-        start_manifest(folder, recipe, torch.get_num_threads())
-        describe_data(folder, **stages.data.facts())
-        _announce(stages, recipe.scale, properties)
-        cells = [cell for seed in recipe.seeds for cell in _cells(stages, seed, until)]
+        with opened(stages) as executor:
+            start_manifest(folder, recipe, torch.get_num_threads())
+            describe_data(folder, **stages.data.facts())
+            _announce(stages, recipe.scale, properties)
+            cells, baseline = _grid(executor, until)
         results = Results(folder, {"rows": [], "summary": []})
         failures: list[str] = []
-        if until in ("evaluate", "report"):
-            results = _conclude(stages, cells)
+        if baseline is not None:
+            results = _conclude(stages, cells, *baseline)
         if measured:
             content = measure_properties(measured, cells, recipe_hash(recipe.to_dict()))
             write_json(folder / "properties.json", content)
@@ -149,6 +153,8 @@ def _check(stages: Stages) -> None:
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
     for label, attack in stages.recipe.attacks.items():
+        if isinstance(attack.attack, Reinforced):
+            rewards.check(stages, label, attack.attack)
         for kind, wanted, have in (
             ("harmful", attack.attack.n_harmful, len(data.splits["attack"])),
             ("benign", attack.attack.n_benign, len(data.task.splits["train"])),
@@ -171,21 +177,33 @@ def _announce(stages: Stages, scale: float, properties: bool) -> None:
     )
 
 
-def _cells(stages: Stages, seed: int, until: Until) -> list[Cell]:
-    """Every defence under every attack with one seed; a failure leaves its own cells behind and no others."""
-    cells = []
-    for defense in stages.recipe.defenses:
-        immunized, error = None, None
-        try:
-            immunized = stages.immunized(defense, seed)
-        except Exception as caught:
-            error = told(caught)
-        for attack, settings in stages.recipe.attacks.items():
-            if immunized is None or until == "immunize":
-                names = settings.attack.askings
-                first = next(iter(names))
-                cells += [Cell(defense, attack, n, seed, immunized, error=error, apart=n != first) for n in names]
-            else:
+def _grid(executor: Executor, until: Until) -> tuple[list[Cell], tuple[Mapping[str, Path], Mapping[str, str]] | None]:
+    """All cells, and the evaluations of the un-aligned model by judge with why there is none."""
+    recipe, scored = executor.stages.recipe, until in ("evaluate", "report")
+    tasks = [Task(_cells, (defense, seed, until)) for seed in recipe.seeds for defense in recipe.defenses]
+    found = executor.map([*tasks, *([Task(_judged, (None, [], "the un-aligned model"))] if scored else [])])
+    for one in found:
+        if isinstance(one, Exception):  # none of a stage: those are in the cells
+            raise one
+    baseline = found.pop() if scored else None
+    return [cell for cells in found for cell in cells], baseline
+
+
+def _cells(stages: Stages, defense: str, seed: int, until: Until) -> list[Cell]:
+    """One defence under every attack with one seed; a failure leaves its own cells behind and no others."""
+    cells: list[Cell] = []
+    immunized, error = None, None
+    try:
+        immunized = stages.immunized(defense, seed)
+    except Exception as caught:
+        error = told(caught)
+    for attack, settings in stages.recipe.attacks.items():
+        if immunized is None or until == "immunize":
+            names = settings.attack.askings
+            first = next(iter(names))
+            cells += [Cell(defense, attack, n, seed, immunized, error=error, apart=n != first) for n in names]
+        else:
+            with stages.store.apart():
                 cells += _attacked_cells(stages, defense, attack, seed, immunized, until)
     return cells
 
@@ -237,31 +255,19 @@ def _judged(
     found, failed = {}, {}
     for judge in stages.panel:
         if judge not in without:
-            try:
-                found[judge] = stages.evaluated(of, layers, what, judge, asked)
-            except Exception as error:
-                failed[judge] = told(error)
+            with stages.store.apart():
+                try:
+                    found[judge] = stages.evaluated(of, layers, what, judge, asked)
+                except Exception as error:
+                    failed[judge] = told(error)
     return found, failed
 
 
-def _conclude(stages: Stages, cells: list[Cell]) -> Results:
-    """Score the un-aligned model and write results.json."""
-    baseline, failed = _judged(stages, None, [], "the un-aligned model")
+def _conclude(stages: Stages, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]) -> Results:
+    """Write results.json; `baseline` and `failed` are of the un-aligned model."""
     for error in dict.fromkeys(failed.values()):
         stages.reporter.line(f"the un-aligned model could not be scored: {error}")
     judges = [stages.described(judge) for judge in stages.panel]
     results = assemble(stages.recipe, stages.store.root, cells, baseline, failed, judges)
     write_json(stages.store.root / "results.json", results.content)
     return results
-
-
-def quiet_libraries() -> None:
-    """One progress bar at a time: ours. Warnings about libraries' own deprecations tell a user nothing."""
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")

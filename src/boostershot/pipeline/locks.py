@@ -45,6 +45,19 @@ def lock(folder: Path) -> Iterator[None]:
                 _write(file, b"")
 
 
+def free_if_lost(folder: Path) -> None:
+    """Free the folder's lock, if its owner is dead or on another host.
+
+    For who holds the whole run folder, and knows that none of its workers works here: on another host only a worker
+    that was lost can be the owner, and on this host another worker must not be told of a dead one elsewhere.
+    """
+    path = folder / "lock"
+    with suppress(OSError), _exclusive(path, os.O_RDWR) as file:  # where that cannot be, the worker tells
+        owner, host = _owner(file), socket.gethostname()
+        if owner and (owner["host"] != host or not _may_live(owner, host)):
+            _write(file, b"")
+
+
 def _take(path: Path, mine: dict[str, Any]) -> None:
     with _exclusive(path) as file:
         owner = _owner(file)
@@ -58,8 +71,8 @@ def _take(path: Path, mine: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[int]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _exclusive(path: Path, how: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
+    file = os.open(path, how | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,11 +33,12 @@ class RateColumn(ProgressColumn):
 
 
 class Reporter:
-    """Tells a run's progress on the standard error; bars only on a terminal."""
+    """Tells a run's progress on the standard error; bars only on a terminal, several at once if need be."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False):
         self.console = console or Console(stderr=True)
         self.quiet = quiet
+        self._bars: Progress | None = None
 
     def line(self, text: str) -> None:
         """One line, not interpreted as markup."""
@@ -47,23 +49,36 @@ class Reporter:
     def bar(self, what: str, total: int) -> Iterator[Advance]:
         """A bar while the body runs, and a line with the time that it took."""
         started = time.monotonic()
-        if self.quiet:
+        with self.moving(what, total) as advance:
+            yield advance
+        self.line(f"{what}: {duration(time.monotonic() - started)}")
+
+    @contextmanager
+    def moving(self, what: str, total: int) -> Iterator[Advance]:
+        """A bar while the body runs."""
+        if self.quiet or not self.console.is_terminal:
             yield lambda n: None
             return
-        if not self.console.is_terminal:
-            yield lambda n: None
-        else:
-            columns = (
+        if self._bars is None:
+            self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 RateColumn(),
                 TimeRemainingColumn(compact=True),
+                console=self.console,
+                transient=True,
+                expand=True,
             )
-            with Progress(*columns, console=self.console, transient=True, expand=True) as progress:
-                task = progress.add_task(what, total=total)
-                yield lambda n: progress.advance(task, n)
-        self.line(f"{what}: {duration(time.monotonic() - started)}")
+            self._bars.start()
+        bars, task = self._bars, self._bars.add_task(what, total=total)
+        try:
+            yield lambda n: bars.advance(task, n)
+        finally:
+            bars.remove_task(task)
+            if not bars.tasks:
+                bars.stop()
+                self._bars = None
 
 
 class StepsBar(TrainerCallback):
@@ -93,3 +108,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def quiet_libraries() -> None:
+    """One progress bar at a time: ours. Warnings about libraries' own deprecations tell a user nothing."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")

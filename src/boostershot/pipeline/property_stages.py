@@ -22,7 +22,7 @@ from boostershot.errors import InputError, choices, nearest, shown
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import is_refusal
-from boostershot.evaluation.judges.judge import Judge
+from boostershot.evaluation.judges.judge import Judge, Settings
 from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
 from boostershot.pipeline.data import GROUPS, file_hash, rows_hash
@@ -50,7 +50,7 @@ class PartStages(Stages):
         return self.whole.judgements
 
     @cached_property
-    def _open_judges(self) -> dict[str, Judge]:
+    def _open_judges(self) -> dict[Settings, Judge]:
         """Those of the whole recipe: a judge is loaded once."""
         return self.whole._open_judges
 

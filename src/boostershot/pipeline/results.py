@@ -14,6 +14,7 @@ from boostershot.evaluation.statistics import bootstrap_interval
 from boostershot.pipeline.agreement import agreement
 from boostershot.pipeline.comparisons import Read, Verdicts, comparisons
 from boostershot.pipeline.files import read_json
+from boostershot.pipeline.rewards import earned
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
 
@@ -117,6 +118,7 @@ def assemble(
         "judges": list(judges),
         "agreement": agreement([*unaligned, *rows], _labels(recipe), read),
         "observations": observations(rows, methods),
+        "rewards": earned(recipe, cells),
     }
     return Results(folder, json.loads(json.dumps(content)))  # as a reader of the file sees it
 

@@ -255,21 +255,30 @@ class Stages:
         return Judgements(self.store.root / "judgements.sqlite")
 
     @cached_property
-    def _open_judges(self) -> dict[str, Judge]:
+    def _open_judges(self) -> dict[Settings, Judge]:
         """Judges that were loaded, and stay so until the run ends."""
         return {}
 
-    def _around(self, judge: str) -> Around:
+    def around(self, judge: Settings) -> Around:
         """What the run offers to this judge."""
         threshold = None
-        if self.panel[judge].calibrated:
+        if judge.calibrated:
             threshold = read_json(self.calibration() / "calibration.json")["threshold"]
         return Around(lambda: (self.base[0], self.base[2]), self.identity(), threshold, tuple(self.data.task.labels))
 
-    def _judge_identity(self, judge: str) -> dict[str, Any]:
+    def judge_identity(self, judge: Settings) -> dict[str, Any]:
         """What determines its verdicts; its label does not."""
-        settings = self.panel[judge]
-        return {"name": _name(settings), **settings.identity(self._around(judge))}
+        return {"name": _name(judge), **judge.identity(self.around(judge))}
+
+    def asked(self, judge: Settings) -> Judge:
+        """The judge, of the panel or not, with the memory of this run; loaded for the first answer that it must see."""
+
+        def opened() -> Judge:
+            if judge not in self._open_judges:
+                self._open_judges[judge] = judge.open(self.around(judge))
+            return self._open_judges[judge]
+
+        return self.judgements.by(self.judge_identity(judge), opened)
 
     def evaluated(
         self, of: Path | None, layers: Sequence[Layer], what: str, judge: str | None = None, asked: Asked = USUAL
@@ -284,26 +293,20 @@ class Stages:
         settings = self.panel[label]
         calibration = [self.calibration()] if settings.calibrated else []
         answers_folder = answers(self, of, layers, what, asked)
-        identity = self._judge_identity(label)
-
-        def opened() -> Judge:
-            if label not in self._open_judges:
-                self._open_judges[label] = settings.open(self._around(label))
-            return self._open_judges[label]
 
         def work(folder: Path) -> dict[str, Any]:
             said = read_answers(answers_folder)
             with self.reporter.bar(f"judging by {label}: {what}", len(said.answers)) as advance:
-                asked = self.judgements.by(identity, opened)
                 labels, asks_topic = self.data.task.labels, settings.asks_topic
-                scores = said.judged(asked, _name(settings), labels, asks_topic, advance)
+                scores = said.judged(self.asked(settings), _name(settings), labels, asks_topic, advance)
             if scores.n_unknown:
                 n = len(scores.harmful)
                 self.reporter.line(f"{label}: {scores.n_unknown} of {n} verdicts unknown ({what})")
             write_scores(folder, scores)
             return scores_record(scores)
 
-        config = {"judge": identity, "rules": RULES}  # what refusals and degenerate answers are counted by
+        # The rules are what refusals and degenerate answers are counted by.
+        config = {"judge": self.judge_identity(settings), "rules": RULES}
         return self.store.run("evaluate", config, [answers_folder, *calibration], work)
 
     def described(self, judge: str) -> dict[str, Any]:
@@ -311,7 +314,7 @@ class Stages:
         settings = self.panel[judge]
         try:
             calibrated = read_json(self.calibration() / "calibration.json") if settings.calibrated else {}
-            judged, read, written = self.judgements.spent(self._judge_identity(judge))
+            judged, read, written = self.judgements.spent(self.judge_identity(settings))
         except Exception as error:
             told(error)  # a judge that could not be made ready has judged nothing, and is still of the panel
             calibrated, judged, read, written = {}, 0, 0, 0

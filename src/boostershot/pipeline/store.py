@@ -26,6 +26,8 @@ from boostershot.pipeline.locks import lock
 
 FORMAT = 1  # raise it when the same config would give other files than before
 _OURS = ("lock", "status.json")
+SHARED = "expected a run folder on storage that all workers share"
+PATIENCE = 60.0  # seconds until what another machine wrote is seen on shared storage, at most
 
 
 def stage_key(stage: str, config: Mapping[str, Any], parents: Sequence[Path | str]) -> str:
@@ -41,6 +43,14 @@ def stage_key(stage: str, config: Mapping[str, Any], parents: Sequence[Path | st
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Missing(BaseException):
+    """A stage has to be done first. No Exception: whoever handles stages that fail must not take it for one."""
+
+    def __init__(self, stage: str, folder: Path, config: Mapping[str, Any]):
+        super().__init__(folder.name)
+        self.stage, self.folder, self.config = stage, folder, config
+
+
 class Store:
     """The run folder `root` and its stages.
 
@@ -52,6 +62,11 @@ class Store:
     def __init__(self, root: Path, say: Callable[[str], None] | None = None):
         self.root = root
         self.say = say or (lambda line: print(line, file=sys.stderr))
+        self.failed: dict[str, Exception] | None = None
+        """By its folder's name, why a stage failed: it is not tried again. None: each is tried when asked for."""
+        self.missed: list[Missing] = []
+        """What was missing inside `apart`."""
+        self._looking = False
 
     @contextmanager
     def claimed(self, recipe_name: str) -> Iterator[None]:
@@ -71,6 +86,23 @@ class Store:
                     f"expected one of {recipe_name!r}, or a new folder"
                 )
             yield
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """While the body runs, `run` raises Missing for a stage that is not done, in place of doing it."""
+        self._looking = True
+        try:
+            yield
+        finally:
+            self._looking = False
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """The body can wait while what comes after it goes on: where a stage is missing, it ends there and is noted."""
+        try:
+            yield
+        except Missing as missing:
+            self.missed.append(missing)
 
     def folder(self, stage: str, config: Mapping[str, Any], parents: Sequence[Path]) -> Path:
         """Where the stage is, or would be."""
@@ -95,14 +127,24 @@ class Store:
             StageFailed: the disk is full.
             Exception: whatever `work` raises; status.json then says so. A stop (KeyboardInterrupt,
                 SystemExit) is recorded as one, and the next run goes on.
+            Missing: the stage is not done, and this store is only looking.
         """
         folder = self.folder(stage, config, parents)
         if done(folder):
             return folder
-        with lock(folder):
-            if not done(folder):  # by someone else meanwhile
-                self._clear_if_damaged(folder)
-                _perform(folder, stage, config, parents, work)
+        if self.failed and folder.name in self.failed:
+            raise self.failed[folder.name]
+        if self._looking:
+            raise Missing(stage, folder, config)
+        try:
+            with lock(folder):
+                if not done(folder):  # by someone else meanwhile
+                    self._clear_if_damaged(folder)
+                    _perform(folder, stage, config, parents, work)
+        except Exception as error:
+            if self.failed is not None:
+                self.failed[folder.name] = error
+            raise
         return folder
 
     def _clear_if_damaged(self, folder: Path) -> None:
@@ -126,6 +168,16 @@ class Store:
 def done(folder: Path) -> bool:
     """Whether the stage in `folder` is finished, and its files are those that were written."""
     return damage(folder) is None
+
+
+def appears(folder: Path) -> bool:
+    """Whether the stage, which another process says it has finished, is done, or comes to be seen soon."""
+    until = time.monotonic() + PATIENCE
+    while not done(folder):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def damage(folder: Path) -> str | None:

@@ -190,8 +190,25 @@ def _attack(run: Run, label: str) -> AttackView:
         share("Harmful score, %", "lower is better", "harmful_score"),
         share("Fine-tune accuracy, %", "higher is better", "finetune_accuracy"),
     ]
+    rewards = [item for item in run.results.get("rewards", []) if item["attack"] == label]
+    if rewards:
+        panels.append(_reward_panel(rewards, styles))
     loss_panel = charts.panel(label, harmful, says, lines("harmful_loss") + own, top=None, digits=2, base=base)
     return AttackView(label, items[0]["p"], panels, loss_panel)
+
+
+def _reward_panel(items: Sequence[Mapping[str, Any]], styles: Mapping[str, int]) -> charts.Panel:
+    """What the attacker was paid over the steps, each point the mean since the one before."""
+    series = [
+        charts.Series(
+            words.name(item["defense"]),
+            styles[item["defense"]],
+            [(point["to"], point["mean"], point["ci"]) for point in item["points"] if point["mean"] is not None],
+        )
+        for item in items
+    ]
+    title, note = f"Reward: {items[0]['reward']}", "higher is what the attack wants"
+    return charts.panel(title, note, words.rewards_say(items), series, top=1, digits=2, base=None)
 
 
 def _base(run: Run, figure: str) -> float | None:

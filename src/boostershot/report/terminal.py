@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from boostershot.report.reading import judges_of
-from boostershot.report.words import incoherent, last_steps, name, number, share, unjudged
+from boostershot.report.words import incoherent, last_steps, name, number, rewards_say, share, unjudged
 
 Item = Mapping[str, Any]
 
@@ -30,7 +30,9 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     for attack in attacks:
         here = {judge: [item for (_, of), item in items.items() if of == attack] for judge, items in last.items()}
-        parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j]), Text()]
+        parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j])]
+        rewards = [item for item in results.get("rewards", []) if item["attack"] == attack]
+        parts += [*([Text(rewards_say(rewards))] if rewards else []), Text()]
     parts += [_warning(text) for text in _warnings(results, by_judge)]
     parts += [_base(row) for row in results["baseline"][:1] if row["status"] == "done"]
     parts += [_failed(row) for row in [*results["baseline"], *results["rows"]] if row["status"] != "done"]

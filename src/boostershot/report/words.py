@@ -175,6 +175,24 @@ def figure_says(items: Iterable[Item], figure: str, digits: int) -> str:
     return f"After {steps} steps: " + "; ".join(late) + "."
 
 
+def rewards_say(items: Sequence[Item]) -> str:
+    """The sentence under the rewards of one attack: what was paid for, where each defense starts and where it ends.
+
+    Args:
+        items: of `rewards` in results.json.
+    """
+    parts = []
+    for item in items:
+        first, last = item["points"][0], item["points"][-1]
+        text = f"{name(item['defense'])} {number(last['mean'], 2)} in steps {last['from']} to {last['to']}"
+        if last is not first:
+            text += f" (from {number(first['mean'], 2)} in steps {first['from']} to {first['to']})"
+        text += f", all rewards equal in {number(item['equal'], 0)}% of the groups"
+        text += f", no reward for {number(item['unknown'], 0)}% of the answers" if item["unknown"] else ""
+        parts.append(text)
+    return f"The {items[0]['reward']}, mean of the answers drawn: " + "; ".join(parts) + "."
+
+
 def facts(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """A nested mapping as flat (dotted key, text) pairs."""
     for key, value in mapping.items():

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from boostershot.data.tasks.task import Correct, TaskRow, Variant
+from boostershot.data.tasks.task import Score, TaskRow, Variant
 from boostershot.errors import InputError
 
 
-def gym_rows(name: str, options: Mapping[str, Any], variant: Variant) -> tuple[list[TaskRow], Correct]:
-    """Rows and scorer; right is a score of 1.
+def gym_rows(name: str, options: Mapping[str, Any], variant: Variant) -> tuple[list[TaskRow], Score]:
+    """Rows and the package's own score of an answer to one, 0 to 1; right is 1.
 
     `published` asks as the package's own evaluation does: its instructions stand before the question, and what is
     scored is the text in the last pair of <answer> tags.
@@ -39,8 +39,8 @@ def gym_rows(name: str, options: Mapping[str, Any], variant: Variant) -> tuple[l
             question, answer = f"{SYSTEM_PROMPTS['default']}\n{question}", f"<answer>{answer}</answer>"
         rows.append(TaskRow(f"{name}/{i}", question, answer, stored))
 
-    def correct(answer: str, row: TaskRow) -> bool:
+    def score(answer: str, row: TaskRow) -> float:
         given = extract_answer(answer) if tagged else answer.strip()
-        return float(data.score_answer(given, json.loads(row.entry))) >= 1.0
+        return float(data.score_answer(given, json.loads(row.entry)))
 
-    return rows, correct
+    return rows, score

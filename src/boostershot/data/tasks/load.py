@@ -93,8 +93,8 @@ def load_task(
     if source.startswith(GYM):
         if test is not None:
             raise InputError(f"data.task.test: {source} makes its own test rows; expected null")
-        rows, correct = gym_rows(source.removeprefix(GYM), dict(options or {}), variant)
-        return Task(source, _split(rows, source, TASK_SPLITS), correct)
+        rows, score = gym_rows(source.removeprefix(GYM), dict(options or {}), variant)
+        return Task(source, _split(rows, source, TASK_SPLITS), lambda answer, row: score(answer, row) >= 1.0, score)
     if own is not None:
         return _own(source, split, test, own)
     records = task_records(source, split)

@@ -22,6 +22,7 @@ class TaskRow:
 
 
 Correct = Callable[[str, TaskRow], bool]
+Score = Callable[[str, TaskRow], float]
 Read = Callable[[Sequence[Mapping[str, Any]], str, Mapping[str, str], Variant], list[TaskRow]]
 
 
@@ -42,11 +43,13 @@ class Task:
     """A benign task: its rows by split (train, dev, test), disjoint by prompt, and its scorer.
 
     `correct` is None where no rule can tell (AlpacaEval's win rate needs a judge model): such a task has no accuracy.
+    `score`, of tasks that have one, grades an answer from 0 to 1 (right).
     """
 
     name: str
     splits: Mapping[str, Sequence[TaskRow]]
     correct: Correct | None
+    score: Score | None = None
 
     @property
     def scored_by(self) -> Literal["rule", "likelihood"]:

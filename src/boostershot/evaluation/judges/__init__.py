@@ -6,7 +6,7 @@ Nothing here loads torch before a judge is opened, so that a misspelt recipe is 
 from boostershot.evaluation.coherence import bare, is_degenerate
 from boostershot.evaluation.judges.beaver_dam import BeaverDam
 from boostershot.evaluation.judges.endpoint import Endpoint
-from boostershot.evaluation.judges.judge import Around, Judge, Settings, Verdict
+from boostershot.evaluation.judges.judge import Around, Judge, Settings, Verdict, grade
 from boostershot.evaluation.judges.llama_guard import LlamaGuard
 from boostershot.evaluation.judges.offline import Offline, OfflineJudge
 from boostershot.evaluation.judges.refusal import MARK_WINDOW, REFUSAL_MARKS, Refusal, is_refusal
@@ -36,6 +36,7 @@ __all__ = [
     "Settings",
     "Verdict",
     "bare",
+    "grade",
     "is_degenerate",
     "is_refusal",
 ]

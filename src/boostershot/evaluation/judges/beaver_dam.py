@@ -33,6 +33,7 @@ class BeaverDam(LocalJudge):
     batch_size: int = 16
 
     version: ClassVar[int] = 1
+    graded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

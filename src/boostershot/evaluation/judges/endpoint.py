@@ -62,6 +62,7 @@ class Endpoint(Settings):
     price_out: float | None = None
 
     version: ClassVar[int] = rubric.VERSION
+    graded: ClassVar[bool] = True
     runtime: ClassVar[tuple[str, ...]] = ("key_env", "timeout", "retries", "concurrency", "price_in", "price_out")
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ class Offline(Settings):
     version: ClassVar[int] = VERSION
     calibrated: ClassVar[bool] = True
     asks_topic: ClassVar[bool] = True
+    graded: ClassVar[bool] = True
 
     def identity(self, around: Around) -> dict[str, object]:
         """The task's short answers count, too."""

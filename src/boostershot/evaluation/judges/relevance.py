@@ -53,6 +53,7 @@ class RelevanceAlone(Settings):
     version: ClassVar[int] = 1
     calibrated: ClassVar[bool] = True
     asks_topic: ClassVar[bool] = True
+    graded: ClassVar[bool] = True
 
     def open(self, around: Around) -> Judge:
         """The judge, with the run's base model and threshold."""

@@ -27,6 +27,7 @@ class StrongReject(ChatJudge):
     threshold: float = 0.5
 
     version: ClassVar[int] = rubric.VERSION
+    graded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
