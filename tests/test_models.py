@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from boostershot import InputError, load_base, models
+from boostershot.checksums import checksums, sealed
 from boostershot.data.format import Format
 from boostershot.evaluation.generation import generate
 from boostershot.models import Layer, load_chain

@@ -48,6 +48,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
     }
 
     def work(folder: Path) -> dict[str, Any]:
+        resumed = any((folder / "checkpoints").rglob("checkpoint-*"))
         goes_on = settings.adapter == "continue"
         layers = [Layer(weights_in(immunized), merge=not goes_on)] if immunized else []
         model, tokenizer = load_chain(stages.recipe.model.id, layers, trainable=True)
@@ -101,7 +102,7 @@ def attacked(stages: Stages, label: str, settings: AttackSettings, immunized: Pa
                 )
         at = settings.eval_steps
         weighed = [step for step in at if step > 0] if settings.judged else []
-        if losses.by_step.lacks(at) or distance.by_step.lacks(at) or saved.lacks(weighed):
+        if resumed and (losses.by_step.lacks(at) or distance.by_step.lacks(at) or saved.lacks(weighed)):
             # A record of before a stop is damaged, and its step is over: all is done again.
             shutil.rmtree(folder / "checkpoints")
             return work(folder)
