@@ -1,26 +1,13 @@
 """A run spread over worker processes: the same results as with none, whoever dies meanwhile."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 import boostershot as bs
-from boostershot.config import load_recipe
-from boostershot.errors import InputError, StageFailed
-from boostershot.pipeline import store as stores
-from boostershot.pipeline.executor import Executor, opened
-from boostershot.pipeline.local_workers import LocalWorkers
-from boostershot.pipeline.orders import Task
 from boostershot.pipeline.progress import Reporter
-from boostershot.pipeline.stages import Stages
-from boostershot.pipeline.store import Store, done, result
 from tiny import preference_rows, save_tiny_chat
 
 QUIET = Reporter(quiet=True)
