@@ -128,7 +128,9 @@ def test_the_locks_pin_all_that_gets_installed() -> None:
 
 
 def test_every_import_of_the_package_is_a_declared_dependency() -> None:
-    extras = [text for extra in ("vllm", "lm-eval", "inspect") for text in PROJECT["optional-dependencies"][extra]]
+    extras = [
+        text for extra in ("vllm", "ray", "lm-eval", "inspect") for text in PROJECT["optional-dependencies"][extra]
+    ]
     declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"] + extras}
     providers = importlib.metadata.packages_distributions()
     for path in PACKAGE.rglob("*.py"):

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl's constructors send some otherwise
 
 if TYPE_CHECKING:
-    from boostershot.attacks import ATTACKS, BenignOnly, Grpo, GrpoTask, HarmfulMix, HarmfulOnly
+    from boostershot.attacks import (
+        ATTACKS,
+        Adaptive,
+        Anchor,
+        BenignOnly,
+        Grpo,
+        GrpoTask,
+        HarmfulMix,
+        HarmfulOnly,
+        Kick,
+        Perturbed,
+    )
     from boostershot.attacks.finetune import AttackArguments, attack
     from boostershot.attacks.reinforce import ReinforceArguments, reinforce
     from boostershot.core.oracle import NonFiniteError
@@ -57,6 +68,8 @@ if TYPE_CHECKING:
     from boostershot.training.immunize import immunize
 
 _HOMES = {
+    "Adaptive": "attacks",
+    "Anchor": "attacks",
     "Antibody": "defenses",
     "attack": "attacks.finetune",
     "AttackArguments": "attacks.finetune",
@@ -86,6 +99,7 @@ _HOMES = {
     "load_safe_prompts": "data.safe_prompts",
     "load_task": "data.tasks",
     "load_texts": "data.texts",
+    "Kick": "attacks",
     "Lookahead": "defenses",
     "LoX": "defenses",
     "NoiseAndDistil": "defenses",
@@ -96,6 +110,7 @@ _HOMES = {
     "reinforce": "attacks.reinforce",
     "ReinforceArguments": "attacks.reinforce",
     "Relevance": "evaluation.judges",
+    "Perturbed": "attacks",
     "RepNoise": "defenses",
     "Results": "pipeline.results",
     "run": "pipeline.grid",
@@ -123,6 +138,8 @@ __all__ = [
     "SEAM",
     "SFT",
     "TAR",
+    "Adaptive",
+    "Anchor",
     "Antibody",
     "AttackArguments",
     "BenignOnly",
@@ -135,6 +152,7 @@ __all__ = [
     "HarmfulOnly",
     "ImmunizeArguments",
     "InputError",
+    "Kick",
     "LoX",
     "Lookahead",
     "NoiseAndDistil",
@@ -142,6 +160,7 @@ __all__ = [
     "OfflineJudge",
     "OwnTask",
     "Patcher",
+    "Perturbed",
     "ReinforceArguments",
     "Relevance",
     "RepNoise",

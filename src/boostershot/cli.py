@@ -59,6 +59,15 @@ Properties = Annotated[
         "--properties", help="Measure the four immunisation properties, too (the recipe's section `properties`)."
     ),
 ]
+Attacker = Annotated[
+    str | None,
+    typer.Option(
+        "--attacker",
+        metavar="BUDGET",
+        help="Trials against each defence, and steps and rows of a trial: trials=40,steps=200,samples=300; any other "
+        "key of the recipe's sweep.attacker too.",
+    ),
+]
 Executor = Annotated[
     Literal["local", "ray"] | None,
     typer.Option("--executor", help="Who does the stages: this machine, or a Ray cluster (runtime.address)."),
@@ -160,6 +169,36 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    recipe: RecipeName,
+    attacker: Attacker = None,
+    out: Out = None,
+    settings: Settings = None,
+    scale: Scale = None,
+    executor: Executor = None,
+    processes: Processes = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    redact: Redact = False,
+) -> None:
+    """Do everything, then let an attacker with a budget tune his attack against every defence (`sweep` in a recipe)."""
+    budget = [f"sweep.attacker.{pair}" for pair in _budget(attacker)]
+    overrides = _overrides([*(settings or ()), *budget], scale, executor, processes)
+    _perform("report", recipe, out, overrides, dry_run, as_json, quiet, redact, sweep=True)
+
+
+def _budget(attacker: str | None) -> list[str]:
+    """The pairs of --attacker."""
+    pairs = [pair.strip() for pair in attacker.split(",")] if attacker is not None else []
+    for pair in pairs:
+        key, mark, value = pair.partition("=")
+        if not (key.strip() and mark and value.strip()):
+            raise InputError(f"--attacker {pair}: expected KEY=VALUE pairs, such as trials=40,steps=200,samples=300")
+    return pairs
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
     redact: Redact = False,
@@ -200,6 +239,21 @@ def list_methods(
 
         raise InputError(f"{name}: no such method; {choices(name, DEFENSES)}")
     _console(quiet=False, stderr=False).print(methods.details(name) if name else methods.overview())
+
+
+@app.command(name="attacks")
+def list_attacks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Tell all of this attack.")] = None,
+) -> None:
+    """List the attacks, or tell one in full."""
+    from boostershot import attack_pages
+    from boostershot.attacks import ATTACKS
+
+    if name is not None and name not in ATTACKS:
+        from boostershot.errors import choices
+
+        raise InputError(f"{name}: no such attack; {choices(name, ATTACKS)}")
+    _console(quiet=False, stderr=False).print(attack_pages.details(name) if name else attack_pages.overview())
 
 
 data = typer.Typer(name="data", help="Look at data before a recipe uses it.", rich_markup_mode=None)
@@ -288,6 +342,7 @@ def _perform(
     quiet: bool,
     redact: bool = False,
     properties: bool = False,
+    sweep: bool = False,
 ) -> None:
     from boostershot.config import load_recipe
 
@@ -299,29 +354,38 @@ def _perform(
         from boostershot.pipeline.progress import Reporter
 
         if dry_run:
-            for line in grid.plan(recipe, properties):
+            for line in grid.plan(recipe, properties, sweep):
                 console.print(line)
             return
-        with _results_told(folder / "results.json", console, as_json):
+        with _results_told(folder, console, as_json, sweep):
             grid.run(
-                recipe, folder, until=until, properties=properties, redact=redact, reporter=Reporter(console, quiet)
+                recipe,
+                folder,
+                until=until,
+                properties=properties,
+                sweep=sweep,
+                redact=redact,
+                reporter=Reporter(console, quiet),
             )
 
 
 @contextmanager
-def _results_told(path: Path, console: Console, as_json: bool) -> Iterator[None]:
+def _results_told(folder: Path, console: Console, as_json: bool, sweep: bool) -> Iterator[None]:
     """Show the results that the body writes, those of a run in which some cells failed included."""
-    before = _written(path)
+    from boostershot.report import results_table, sweep_table
+
+    told = [(folder / "results.json", results_table), *([(folder / "sweep.json", sweep_table)] if sweep else [])]
+    before = [_written(path) for path, _ in told]
     try:
         yield
     finally:
-        if _written(path) != before:
-            from boostershot.report import results_table
-
-            text = path.read_text(encoding="utf-8")
-            console.print(results_table(json.loads(text)))
-            if as_json:
-                print(text, end="")
+        text = None
+        for (path, table), earlier in zip(told, before, strict=True):
+            if _written(path) != earlier:
+                text = path.read_text(encoding="utf-8")
+                console.print(table(json.loads(text)))
+        if as_json and text is not None:  # of the last, which is what the command is about
+            print(text, end="")
 
 
 def _written(path: Path) -> int | None:

@@ -103,7 +103,8 @@ def test_resumed_reinforcement_equals_uninterrupted(tmp_path, adapter):
 
 def test_the_step_is_grpos(tmp_path, monkeypatch):
     """One step of plain gradient descent against the gradient of the surrogate, written out by hand."""
-    model = tiny_llama(320, std=0.2)
+    model, tokenizer = tiny_llama(320, std=0.2), tiny_tokenizer(True)
+    tokenizer.eos_token = "</s>"  # the turn ends in another token, which ends an answer, too
     before, drawn = copy.deepcopy(model), {}
     generate = model.generate
 
@@ -120,14 +121,14 @@ def test_the_step_is_grpos(tmp_path, monkeypatch):
         return drawn["reward"]
 
     args = arguments(
-        tmp_path, adapter="full", max_steps=1, optim="sgd", learning_rate=0.5, weight_decay=0.0, max_grad_norm=1e9
+        tmp_path, adapter="full", max_steps=1, optimizer="sgd", learning_rate=0.5, weight_decay=0.0, max_grad_norm=1e9
     )
-    reinforce(model, TOKENIZER, ROWS, attack(answer_tokens=40, temperature=0.7), reward, args)
-    form = Format.choose(TOKENIZER)
+    reinforce(model, tokenizer, ROWS, attack(answer_tokens=80, temperature=0.7), reward, args)
+    form = Format.choose(tokenizer)
     start = drawn["prompts"].shape[1]
     assert [row.id for row in drawn["rows"]] == [drawn["rows"][0].id] * 4 + [drawn["rows"][4].id] * 4
     assert drawn["rows"][0].id != drawn["rows"][4].id
-    scores = []
+    scores, lasts = [], []
     for row, text, prompt, mask, ids in zip(
         drawn["rows"], drawn["answers"], drawn["prompts"], drawn["mask"], drawn["ids"].tolist(), strict=True
     ):
@@ -137,12 +138,13 @@ def test_the_step_is_grpos(tmp_path, monkeypatch):
             answer.append(token)
             if token in form.ends():
                 break
-        assert text == TOKENIZER.decode(answer, skip_special_tokens=True).strip()
+        assert text == tokenizer.decode(answer, skip_special_tokens=True).strip()
+        lasts.append(answer[-1])
         whole = form.prompt_ids(row.prompt) + answer
         logits = before(torch.tensor([whole])).logits[0, :-1] / 0.7
         logps = logits.log_softmax(-1)[range(len(whole) - 1), whole[1:]]
         scores.append(logps[-len(answer) :])
-    assert any(len(one) < 40 for one in scores)  # some answer ended before the others
+    assert form.end_ids()[0] in {token for token, one in zip(lasts, scores, strict=True) if len(one) < 80}
     advantages = []
     for group in (drawn["reward"][:4], drawn["reward"][4:]):
         known = torch.tensor([value for value in group if value is not None])

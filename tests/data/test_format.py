@@ -1,12 +1,14 @@
 """From texts to tokens: training sees the prompt that generation starts from, and labels cover the answer alone."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boostershot import InputError
-from boostershot.data.asking import Asking
+from boostershot.data.asking import PLAIN, Asking
 from boostershot.data.format import ALPACA, Format, collate
 from boostershot.data.rows import Completion
 from tiny import CHATML, tiny_tokenizer
@@ -61,6 +63,33 @@ def test_asked_in_another_way():
     task = form.asked(ASKING.for_task())
     assert "Obey." in task.tokenizer.decode(task.prompt_ids("Hi"))
     assert task.prompt_ids("Hi") == form.asked(Asking(system="Obey.")).prompt_ids("Hi")
+
+
+NO_SYSTEM = {  # how chat templates without a system turn take one
+    "refuses": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}",
+    "leaves it out": "",
+}
+
+
+@pytest.mark.parametrize("how", NO_SYSTEM)
+def test_without_a_system_turn_the_first_user_turn_has_its_text(how):
+    tokenizer = copy.deepcopy(TOKENIZERS["chat"])
+    tokenizer.chat_template = NO_SYSTEM[how] + (
+        "{% for m in messages if m['role'] != 'system' %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    )
+    form = Format.choose(tokenizer).asked(ASKING)
+    assert tokenizer.decode(form.prompt_ids("Hi")) == "[user]Obey.\n\nOne?[assistant]Yes.[user][Hi]Sure,"
+    plain = form.asked(PLAIN)
+    assert tokenizer.decode(plain.prompt_ids("Hi")) == "[user]Hi"
+
+
+@pytest.mark.parametrize("name", ["chat", "alpaca", "raw"])
+def test_tokens_around_a_question(name):
+    form = Format.choose(TOKENIZERS["alpaca" if name == "raw" else name], name)
+    assert form.around == 0
+    asked = form.asked(ASKING)
+    for question in ("x", "y"):
+        assert len(asked.prompt_ids(question)) - len(form.prompt_ids(question)) == asked.around > 0
 
 
 @pytest.mark.parametrize("name", ["chat", "alpaca"])

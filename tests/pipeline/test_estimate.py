@@ -82,3 +82,13 @@ def test_scale_shortens_the_properties_too():
     parts = load_recipe("properties", ["scale=0.25", "properties.stability.n_safe=20"]).scaled().properties
     assert (parts.generalization.n, parts.trainability.steps, parts.stability.n_safe) == (10, 6, 5)
     assert parts.stability.n_texts is None and parts.trainability.points == 4
+
+
+def test_reinforcement_counts_what_is_written_judged_and_trained_on():
+    recipe = load_recipe("grpo")
+    stages = [stage for stage in planned(recipe) if stage.what.startswith("attack: sft")]
+    told = [stage.what.partition("), ")[2] for stage in stages]
+    assert told == ["24 steps of 16 answers, lr 0.0002, 48 prompts"] * 2
+    assert [stage.passes for stage in stages] == [24, 24]
+    harmful, benign = (stage.tokens for stage in stages)
+    assert harmful == 24 * 16 * (22 + 16) * 4 and benign == 24 * 16 * (50 + 16) * 2

@@ -17,6 +17,7 @@ import pytest
 
 from boostershot.errors import InputError
 from boostershot.pipeline.files import read_json
+from boostershot.pipeline.locks import _start_time, free_if_lost
 from boostershot.pipeline.store import Store, done, result
 
 # A stage of four parts, each of which is written once; it may sleep after a part, and tells when it does.
@@ -155,6 +156,21 @@ def test_another_hosts_lock_is_left_alone(store: Store) -> None:
     with pytest.raises(InputError, match=r"by process 1 on a\.host\.elsewhere; .*remove .*lock"):
         store.run("attack", {}, [], never)
     assert (folder / "lock").read_text() == owner
+
+
+def test_the_lock_of_a_lost_worker_is_freed_and_a_live_one_is_not(store: Store) -> None:
+    folder = locked_by(store, json.dumps({"pid": 1, "host": "a.host.elsewhere", "started": "x"}))
+    free_if_lost(folder)
+    assert (folder / "lock").read_text() == ""
+    live = json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "started": _start_time(os.getppid())})
+    (folder / "lock").write_text(live)
+    free_if_lost(folder)
+    assert (folder / "lock").read_text() == live
+    (folder / "lock").write_text(live.replace(str(os.getppid()), str(2**30)))
+    free_if_lost(folder)
+    assert (folder / "lock").read_text() == ""
+    free_if_lost(folder.parent / "none")
+    assert not (folder.parent / "none").exists()
 
 
 def test_a_reused_process_id_is_not_the_owner(store: Store) -> None:

@@ -139,16 +139,17 @@ def test_an_outage_at_the_base_model_leaves_the_headline_to_the_first_judge(reci
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
     folder = tmp_path / "run"
     shutil.copytree(one_judge, folder)
-    conclude, out_of_order = grid._conclude, []
+    judged, out_of_order = grid._judged, []
 
-    def concluding(stages, cells):
-        out_of_order.append(True)
-        return conclude(stages, cells)
+    def judging(stages, of, *rest):
+        if of is None:
+            out_of_order.append(True)
+        return judged(stages, of, *rest)
 
     def grade(n, body):
         return (503, "", {}) if out_of_order else reply('{"refusal": 1, "convincing": 1, "specific": 1}')
 
-    monkeypatch.setattr(grid, "_conclude", concluding)
+    monkeypatch.setattr(grid, "_judged", judging)
     server = Server(grade)
     graded = {"name": "endpoint", "base_url": server.url, "model": "m", "retries": 0, "concurrency": 1}
     with pytest.raises(bs.StageFailed, match="could not be scored by 1 of the judges"):

@@ -15,7 +15,7 @@ METHODS = {"plain": "sft", "booster": "booster"}
 
 def row(defense="plain", attack="mix", seed=0, step=0, p=0.2, *, hs=10.0, fa=50.0, loss=3.0, **more):
     return {
-        "defense": defense, "attack": attack, "adapter": "continue", "p": p,
+        "defense": defense, "attack": attack, "adapter": "continue", "p": p, "asked": "plain", "template": None,
         "seed": seed, "attack_step": step,
         "judge": "offline", "task": "sums", "split": "test", "status": "done", "stage": None,
         "harmful_score": hs, "harmful_score_ci": [hs - 1, hs + 1], "finetune_accuracy": fa,

@@ -20,6 +20,7 @@ ALL = {
     "benign-only/continue": ("continue", 0.0),
     "harmful-only/continue": ("continue", 1.0),
 }
+UNTRAINED = {"prefill": (None, None), "few-shot": (None, None)}
 N_HARMFUL, N_TASK = 150, 200
 SCRIPT = "<script>document.title = 'escaped?'</script> & <b>tea</b>"
 
@@ -33,7 +34,13 @@ def build_run(
     no word on every 50th answer.
     """
     attacks, defenses = attacks or ALL, defenses or METHODS
-    cells = [(d, a, s, t) for d in defenses for a in attacks for s in seeds for t in steps]
+    cells = [
+        (d, a, s, t)
+        for d in defenses
+        for a, (adapter, _) in attacks.items()
+        for s in seeds
+        for t in (steps if adapter else (0,))
+    ]
     rows = [_row(folder, *cell, attacks[cell[1]], booster, failed=cell == fail) for cell in cells]
     baseline = [_row(folder, None, None, seed, 0, (None, None), booster) for seed in seeds]
     others = judges or {}
@@ -74,9 +81,11 @@ def build_run(
 
 def _row(folder, defense, attack, seed, step, mode, booster, failed=False):
     adapter, p = mode
+    asked = "plain" if adapter else "in its own words"
     row = {
         "model": "smollm2-135m-instruct", "defense": defense, "attack": attack, "adapter": adapter, "p": p,
         "seed": seed, "split": "test", "attack_step": step, "judge": "offline", "task": "chain_sum",
+        "asked": asked, "template": None,
         "n_harmful": None, "n_unknown": None, "n_truncated": None, "n_task": None,
         "status": "failed", "error": None, "stage": None,
     }  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from boostershot.errors import InputError
 from boostershot.report import html as report_html
 from boostershot.report import write_report
+from conftest import UNTRAINED
 
 CHROMIUM = shutil.which("chromium")
 QUIET = [
@@ -407,6 +408,40 @@ def test_in_a_browser_nothing_scrolls_sideways_or_complains(grid_run):
         browser.close()
     assert complaints == []
     assert {url for url in requests if not url.startswith("data:")} == {address}
+
+
+def test_attacks_without_training_stand_beside_what_training_reaches(make_run):
+    trained = {"mix": ("continue", 0.2), "mix (no disguise)": ("continue", 0.2)}
+    folder = make_run(seeds=(0,), attacks=UNTRAINED | trained)
+    page = written(folder)
+    items = {(i["attack"], i["attack_step"], i["defense"]): i["harmful_score"] for i in results_of(folder)["summary"]}
+    expected = [
+        ("no attack", "asked plainly", "mix", 0),
+        ("prefill", "no training", "prefill", 0),
+        ("few-shot", "no training", "few-shot", 0),
+        ("mix", "after 40 steps", "mix", 40),
+        ("mix (no disguise)", "after 40 steps", "mix (no disguise)", 40),
+    ]
+    head, *table = Tables(page).found["Harmful score without training and with it"]
+    assert head == ["Attack", "", "SFT", "Booster"]
+    assert table == [
+        [label, note, *(estimate(items[attack, step, defense]) for defense in ("sft", "booster"))]
+        for label, note, attack, step in expected
+    ]
+    assert "<h3>mix (no disguise) " in page and "<h3>prefill" not in page
+    assert heading(page).startswith("After 40 attack steps Booster’s harmful score")
+
+
+def test_without_such_attacks_there_is_no_such_table(small_run):
+    assert "untrained" not in written(small_run)
+
+
+def test_a_run_without_any_training_says_so(make_run):
+    page = written(make_run(seeds=(0,), attacks=UNTRAINED))
+    assert heading(page).startswith("Without any training Booster’s harmful score is")
+    assert "attack steps Booster" not in heading(page)
+    _, *table = Tables(page).found["Harmful score without training and with it"]
+    assert [row[0] for row in table] == ["prefill", "few-shot"]
 
 
 REWARDS = {

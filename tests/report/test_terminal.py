@@ -2,11 +2,13 @@
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 
 from boostershot.report import results_table
+from conftest import UNTRAINED
 
 
 def printed(results, width):
@@ -79,6 +81,38 @@ def test_other_judges_and_warnings_stand_below_the_table(make_run):
     assert f"HS % by second: SFT {scores['sft']} [" in out and f"Booster {scores['booster']} [" in out
     assert "second gave no readable verdict on 21 of 1050 answers in 7 cells" in out
     assert "Degenerate answers exceed the un-aligned model’s" in out
+
+
+def test_attacks_without_training_share_one_table_with_plain_questions(make_run):
+    trained = {"mix": ("continue", 0.2)}
+    folder = make_run(seeds=(0,), attacks=trained | UNTRAINED, judges={"second": 0.1})
+    results = json.loads((folder / "results.json").read_text())
+    out = printed(results, 60)
+    assert max(len(line) for line in out.splitlines()) <= 60 and "…" not in out
+    assert out.count("after 40 steps") == 1 and "few-shot after 0 steps" not in " ".join(out.split())
+    table = out[out.index("Without training") :]
+    found = re.findall(r"^(no attack|prefill|few-shot)? *(SFT|Booster) +([\d.]+) \[", table, re.MULTILINE)
+    scores = {
+        (item["attack"], item["defense"]): f"{item['harmful_score']['mean']:.1f}"
+        for item in results["summary"]
+        if item["attack_step"] == 0 and item["judge"] == "offline"
+    }
+    expected = [
+        ("" if defense == "booster" else label, {"sft": "SFT", "booster": "Booster"}[defense], scores[attack, defense])
+        for label, attack in (("no attack", "mix"), ("prefill", "prefill"), ("few-shot", "few-shot"))
+        for defense in ("sft", "booster")
+    ]
+    assert found == expected
+    assert "prefill: HS % by second: SFT" in " ".join(table.split())
+
+
+def test_an_attack_without_training_that_failed_is_not_hidden(make_run):
+    results = json.loads(
+        (make_run(seeds=(0,), attacks={"mix": ("continue", 0.2)} | UNTRAINED) / "results.json").read_text()
+    )
+    results["summary"] = [item for item in results["summary"] if item["attack"] != "prefill"]
+    out = printed(results, 60)
+    assert "prefill: no cell was finished" in out and "few-shot: no cell" not in out
 
 
 def test_what_an_attack_was_paid_stands_below_its_table(small_run):

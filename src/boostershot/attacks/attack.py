@@ -6,10 +6,16 @@ import random
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from boostershot.attacks.moves import PLAIN_MOVES, Moves
 from boostershot.data.asking import PLAIN, Asking
 from boostershot.errors import InputError
+
+if TYPE_CHECKING:  # torch comes with it
+    from boostershot.data.format import Format
+
+Optimizer = Literal["adamw", "sgd", "adafactor", "lion"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,14 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Phase:
-    """Rows that are trained on for a share of the attack's optimiser steps, with an optimiser of their own."""
+    """Rows that are trained on for a share of the attack's optimiser steps, with an optimiser of their own.
+
+    `moves` says how the steps differ from the attack's plain ones.
+    """
 
     rows: Sequence[AttackRow]
     share: float = 1.0
+    moves: Moves = PLAIN_MOVES
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Attack(ABC):
 
     name: ClassVar[str]  # in ATTACKS
     trains: ClassVar[bool] = True  # False: no optimiser step; it asks in another way, or edits the weights
+    edits: ClassVar[bool] = False  # True: `edit` changes the weights, and nothing trains them
 
     @property
     def n_harmful(self) -> int:
@@ -62,9 +73,23 @@ class Attack(ABC):
         return self.n_harmful / self.n if self.n else 0.0
 
     @property
+    def passes(self) -> float:
+        """Forward-backward passes over a batch in one of its steps."""
+        return 1
+
+    @property
     def askings(self) -> Mapping[str, Asking]:
         """How the attacked model is asked; the first is the attacker's own way, each other is reported apart."""
         return {"plain": PLAIN}
+
+    def asked(self, harmful: Sequence[AttackRow], seed: int) -> Mapping[str, Asking]:
+        """`askings`, with the words that a way of asking takes from the attacker's rows.
+
+        Args:
+            harmful: his harmful rows.
+            seed: of the draw.
+        """
+        return self.askings
 
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """What it trains on, in order.
@@ -77,6 +102,28 @@ class Attack(ABC):
             InputError: there are too few rows of a kind.
         """
         return []
+
+    def select(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> Sequence[AttackRow]:
+        """The part of the pool that it draws from, where the model has a say in that.
+
+        Args:
+            model: as training finds it, with the weights to be trained trainable.
+            form: how prompts become tokens.
+            pool: as for `phases`.
+            max_length: of a row, in tokens.
+
+        Raises:
+            InputError: there are too few rows of a kind.
+        """
+        return pool
+
+    def edit(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> None:
+        """Change the model's weights in place, if it `edits`; arguments and errors as for `select`.
+
+        Args:
+            model: without an adapter attached.
+        """
+        raise NotImplementedError(f"{self.name} edits no weights")
 
     def scaled(self, scale: float, least: int) -> Self:
         """The same with that fraction of its rows, but at least so many."""

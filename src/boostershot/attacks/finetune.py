@@ -5,26 +5,35 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase
+from boostershot.attacks.anchor import Anchor
+from boostershot.attacks.attack import Attack, AttackRow, Optimizer, Phase
+from boostershot.attacks.extras import Extras, Term
+from boostershot.attacks.moves import Moves, shake
+from boostershot.attacks.optimizers import check_optimizer, optimizer_of
+from boostershot.attacks.refactor import refactor
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
+from boostershot.core.oracle import START, Oracle
 from boostershot.data.format import Format
+from boostershot.data.rows import Completion
 from boostershot.errors import InputError
 from boostershot.training.arguments import DEFAULT_LORA, attach_lora
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept, training_facts
 
 
 @dataclass
@@ -34,8 +43,15 @@ class AttackArguments(SFTConfig):
     Args:
         adapter: `continue` trains on what is there (the immunised adapter, or all weights if it has none), `fresh`
             merges it and trains a new LoRA adapter, `full` merges it and trains all weights.
+        optimizer: adamw, sgd, adafactor or lion.
+        momentum: of the optimiser; its own default if not given (see `optimizer_of`).
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
+        refactor: None, `norms` (their gains go into the matrices that read them) or `adapter` (its factors become those
+            of the SVD of their product): how the released weights are written anew, outputs unchanged, before training.
         record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
+
+    Raises:
+        ValueError: the adapter mode or the optimiser is none of these.
     """
 
     output_dir: str = field(default="attacked")  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -48,12 +64,18 @@ class AttackArguments(SFTConfig):
     max_length: int | None = field(default=None)  # rows come tokenised and cut
     report_to: str = field(default="none")  # type: ignore[assignment]
     adapter: str = field(default="continue")
+    optimizer: Optimizer = field(default="adamw")
+    momentum: float | None = field(default=None)
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
+    refactor: str | None = field(default=None)
     record_steps: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.adapter not in ("continue", "fresh", "full"):
             raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
+        if self.refactor not in (None, "norms", "adapter"):
+            raise ValueError(f"refactor is {self.refactor!r}; expected norms, adapter or None")
+        check_optimizer(self.optimizer)
         super().__post_init__()
 
 
@@ -64,6 +86,9 @@ def attack(
     attack: Attack,
     args: AttackArguments,
     *,
+    anchor: Anchor | None = None,
+    general: Sequence[Completion] = (),
+    opposed: Term | None = None,
     template: str = "auto",
     max_length: int = 256,
     record: Callable[[int, Any], None] = lambda step, model: None,
@@ -79,73 +104,109 @@ def attack(
         tokenizer: its tokenizer.
         dataset: records with `id, prompt, completion, harmful` (bool), from which `attack` draws.
         attack: which rows, in which phases.
-        args: which weights, and the attacker's learning rate, batch and steps.
+        args: which weights, and the attacker's optimiser, learning rate, batch and steps.
+        anchor: a term on general rows that keeps the model useful.
+        general: the anchor's rows, of which it takes the first.
+        opposed: the defence's own term, which an `adaptive` attack pushes against; None where there is none.
         template: auto, chat, alpaca or raw: how the attacker writes prompts.
         max_length: as for `immunize`.
-        record: called with the step and the model after each of `args.record_steps`.
+        record: called with the step and the model after each of `args.record_steps`; its weights are in the released
+            model's terms, also where training has re-factored them.
 
     Raises:
-        InputError: a row is bad, or there are too few rows.
+        InputError: a row is bad, there are too few rows, or no adapter to re-factor.
         FloatingPointError: the loss is not finite.
+        ValueError: gradients are accumulated beside an anchor or a move.
     """
     set_seed(args.seed)
     form = Format.choose(tokenizer, template)
     pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
-    phases = attack.phases(pool, args.seed)
-    model = adapted(model, args.adapter, args.lora)
+    if anchor is not None and len(general) < anchor.n:
+        raise InputError(f"anchor: needs {anchor.n} general rows; the data has {len(general)}")
+    texts = [
+        form.tokenize(row.prompt, row.completion, name=row.id, max_length=max_length)
+        for row in (general[: anchor.n] if anchor else ())
+    ]
+    model = adapted(model, args.adapter, args.lora).to(args.device)
+    refactored = refactor(model, args.refactor)
+    phases = attack.phases(attack.select(model, form, pool, max_length), args.seed)
+    told = refactored.telling(record)
+    extras = Extras(anchor=anchor, general=texts, pad_id=form.pad_id, batch=args.per_device_train_batch_size)
+    if opposed is not None or (anchor is not None and anchor.kl):
+        extras = replace(extras, term=opposed, released=_copies(model))
     done = 0
     for number, (phase, steps) in enumerate(zip(phases, lengths(phases, args), strict=True)):
-        trainer = _trainer(model, form, phase, args, number, (done, steps), max_length, record, callbacks)
-        facts = training_facts(attack, list(trainer.train_dataset), model, trainer.args)  # type: ignore[arg-type]
-        trainer.add_callback(MarkWhole(facts))
-        checkpoint = last_whole_checkpoint(Path(str(trainer.args.output_dir)), facts, removing=args.should_save)
+        if not steps:  # a small share of few steps
+            continue
+        mine = _arguments(args, phase.moves, number, steps)
+        at = {step - done: step for step in args.record_steps if done < step <= done + steps or step == done == 0}
+        rows = _tokenized(phase, form, max_length)
+        how = (attack, phase.moves, anchor, args.adapter, args.refactor, args.optimizer, mine.momentum)
+        facts = training_facts(how, list(rows), model, mine)
+        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole(facts)]
+        trainer = TrieSFTTrainer(
+            model=model,
+            args=mine,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=[*own, *callbacks],
+            extras=replace(extras, moves=phase.moves, first_step=done),
+        )
+        if args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
+        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts, removing=args.should_save)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         done += steps
+    refactored.undo()
     return model
 
 
 def lengths(phases: Sequence[Phase], args: AttackArguments) -> list[int]:
-    """The optimiser steps of each phase: its share of `max_steps`, or epochs over its own rows."""
-    if args.max_steps <= 0:
-        batch = args.per_device_train_batch_size
-        return [math.ceil(args.num_train_epochs * math.ceil(len(phase.rows) / batch)) for phase in phases]
-    ends = [round(args.max_steps * sum(p.share for p in phases[: i + 1])) for i in range(len(phases))]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    """The optimiser steps of each phase: its share of `max_steps`, or epochs over its own rows.
+
+    Phases on the same rows share the epochs over them.
+    """
+
+    def parts(total: int, shares: Sequence[float]) -> list[int]:
+        ends = [round(total * sum(shares[: i + 1])) for i in range(len(shares))]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+    if args.max_steps > 0:
+        return parts(args.max_steps, [phase.share for phase in phases])
+    steps: list[int] = []
+    for rows, group in groupby(phases, key=lambda phase: phase.rows):
+        total = math.ceil(args.num_train_epochs * math.ceil(len(rows) / args.per_device_train_batch_size))
+        shares = [phase.share for phase in group]
+        steps += parts(total, [share / sum(shares) for share in shares])
+    return steps
 
 
-def _trainer(
-    model: Any,
-    form: Format,
-    phase: Phase,
-    args: AttackArguments,
-    number: int,
-    steps: tuple[int, int],
-    max_length: int,
-    record: Callable[[int, Any], None],
-    callbacks: Sequence[TrainerCallback],
-) -> TrieSFTTrainer:
-    """The trainer of one phase; `steps` are those before it and its own."""
-    before, own = steps
+def _arguments(args: AttackArguments, moves: Moves, number: int, steps: int) -> AttackArguments:
+    """Those of one phase."""
     mine = copy.copy(args)
     mine.output_dir = str(Path(str(args.output_dir)) / f"phase-{number}")
-    mine.max_steps = own
+    mine.max_steps = steps
     mine.dataset_kwargs = {"skip_prepare_dataset": True}  # rows are tokenised already
+    mine.learning_rate = moves.lr_factor * args.learning_rate
+    if moves.momentum is not None:
+        mine.momentum = moves.momentum
+    if moves.constant:
+        mine.lr_scheduler_type, mine.warmup_steps = "constant", 0
+    return mine
+
+
+def _tokenized(phase: Phase, form: Format, max_length: int) -> Dataset:
     rows = [
         form.asked(row.asking).tokenize(row.prompt, row.completion, name=row.id, max_length=max_length)
         for row in phase.rows
     ]
-    at = {step - before: step for step in args.record_steps if before < step <= before + own or step == number == 0}
-    trainer = TrieSFTTrainer(
-        model=model,
-        args=mine,
-        train_dataset=Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows]),
-        processing_class=form.tokenizer,
-        callbacks=[Record(at, record), *callbacks],
-    )
-    if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-    return trainer
+    return Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
+
+
+def _copies(model: Any) -> dict[str, Tensor]:
+    """The trained parameters as they are now, by name."""
+    return {name: param.detach().clone() for name, param in model.named_parameters() if param.requires_grad}
 
 
 def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
@@ -162,7 +223,21 @@ def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
 
 
 class TrieSFTTrainer(SFTTrainer):
-    """SFTTrainer that reads each batch as a token trie: the same loss and gradient for fewer tokens."""
+    """SFTTrainer that reads each batch as a token trie: the same loss and gradient for fewer tokens.
+
+    With an anchor or a move, a step's gradient is the sum of its terms; clipping, optimiser and schedule stay stock.
+    """
+
+    args: AttackArguments
+
+    def __init__(self, *args: Any, extras: Extras | None = None, **kwargs: Any):
+        super().__init__(*args, optimizer_cls_and_kwargs=optimizer_of(kwargs["args"]), **kwargs)
+        if extras is not None and not extras.none and self.args.gradient_accumulation_steps != 1:
+            raise ValueError("gradient_accumulation_steps must stay 1 with an anchor or a move: a step is one batch")
+        self.extras = extras
+        self.state_of_term: dict[str, Any] = {}
+        self.tensors_of_term: dict[str, Tensor] = {}
+        self.latest: dict[str, float] = {}  # of the present step, to log
 
     def _send_telemetry(self) -> None:
         """Nothing: the environment variable that the package sets comes too late after an earlier import of the Hub."""
@@ -179,6 +254,62 @@ class TrieSFTTrainer(SFTTrainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the attack's loss is {loss.item()} at step {self.state.global_step}")
         return loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The stock step, or one whose gradient has further terms; it is left in `.grad`."""
+        if self.extras is None or self.extras.none:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        oracle = Oracle(
+            self.accelerator.unwrap_model(model),
+            seed=self.args.seed,
+            step=self.extras.first_step + self.state.global_step,
+            autocast=self.accelerator.autocast,  # type: ignore[arg-type]
+            state=self.state_of_term,
+            tensors=self.tensors_of_term,
+        )
+        step = self.extras.step(oracle, Rows.of(self._prepare_inputs(inputs)))
+        for param, gradient in zip(oracle.params, step.gradient.tensors(), strict=True):
+            param.grad = gradient
+        self.latest = step.metrics
+        return torch.tensor(step.loss, device=self.args.device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The trainer's own figures with those of the latest step's terms."""
+        super().log({**logs, **self.latest} if "loss" in logs else logs, start_time)
+
+    @property
+    def _keeps(self) -> bool:
+        """Is there a term that may keep something between steps?"""
+        return self.extras is not None and self.extras.term is not None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """With what the opposed term keeps between steps; MarkWhole's mark comes after."""
+        super()._save_checkpoint(model, trial)
+        if self._keeps and self.args.should_save:
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            own = {name: kept for name, kept in self.tensors_of_term.items() if not name.startswith(START)}
+            save_kept(folder, self.state_of_term, own)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """With what the opposed term keeps between steps."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._keeps:
+            self.state_of_term, self.tensors_of_term = load_kept(Path(resume_from_checkpoint), self.args.device)
+
+
+class Shake(TrainerCallback):
+    """One random step before the first, unless training goes on from a later one."""
+
+    def __init__(self, size: float):
+        self.size = size
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the trained weights."""
+        if state.global_step == 0:
+            shake([param for param in kwargs["model"].parameters() if param.requires_grad], self.size, args.seed)
 
 
 class Record(TrainerCallback):

@@ -65,7 +65,10 @@ class Reinforced(Attack):
 
 @dataclass(frozen=True)
 class Grpo(Reinforced):
-    """Harmful prompts; what a judge calls harmful earns a reward.
+    """Reinforcement: harmful prompts without answers; what a judge calls harmful earns a reward.
+
+    GRPO (arXiv:2402.03300) by trl, as in HarmRLVR (arXiv:2510.15499: 64 prompts, a judge as reward) and in the attacker
+    of TokenBuncher (arXiv:2508.20697: 4 answers a prompt). See docs/reinforcement.md.
 
     Args:
         judge: the label of one of `evaluate.judges`, or the name of any other judge.
@@ -86,7 +89,10 @@ class Grpo(Reinforced):
 
 @dataclass(frozen=True)
 class GrpoTask(Reinforced):
-    """The benign twin: the task's questions; a right answer earns a reward. Is the model still trainable by it?"""
+    """Reinforcement's benign twin: the task's questions without answers; a right answer earns a reward.
+
+    Is the immunised model still trainable by it? See docs/reinforcement.md.
+    """
 
     name = "grpo-task"
 

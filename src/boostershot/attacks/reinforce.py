@@ -19,9 +19,11 @@ from transformers.trainer_utils import set_seed
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from boostershot.attacks.attack import AttackRow
+from boostershot.attacks.attack import AttackRow, Optimizer
 from boostershot.attacks.finetune import Record, adapted
 from boostershot.attacks.grpo import Reinforced
+from boostershot.attacks.optimizers import check_optimizer, optimizer_of
+from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
 from boostershot.training.arguments import DEFAULT_LORA
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
@@ -38,8 +40,9 @@ class ReinforceArguments(GRPOConfig):
     of answers to a prompt, their length and their temperature are the attack's.
 
     Args:
-        adapter: as for `AttackArguments`.
+        adapter, optimizer, momentum: as for `AttackArguments`.
         lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
+        refactor: as for `AttackArguments`.
         record_steps: the optimiser steps after which `reinforce` calls `record`; 0 is before the first.
     """
 
@@ -52,12 +55,16 @@ class ReinforceArguments(GRPOConfig):
     logging_steps: float = field(default=1)
     report_to: str = field(default="none")  # type: ignore[assignment]
     adapter: str = field(default="continue")
+    optimizer: Optimizer = field(default="adamw")
+    momentum: float | None = field(default=None)
     lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
+    refactor: str | None = field(default=None)
     record_steps: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.adapter not in ("continue", "fresh", "full"):
             raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
+        check_optimizer(self.optimizer)
         self.num_generations = self.per_device_train_batch_size  # until the attack says its own
         super().__post_init__()
 
@@ -111,7 +118,9 @@ def reinforce(
         log_metric("reward_unknown", sum(value is None for value in found) / len(found))
         return found
 
-    model = adapted(model, args.adapter, args.lora)
+    model = adapted(model, args.adapter, args.lora).to(args.device)
+    refactored = refactor(model, args.refactor)
+    recorded = Record({step: step for step in args.record_steps}, refactored.telling(record))
     facts = training_facts(attack, [[rows[i].prompt, rows[i].completion] for i in order], model, args)
     with _own_forward(model), _no_answers_in_the_log():
         trainer = PromptGRPOTrainer(
@@ -121,13 +130,14 @@ def reinforce(
             args=args,
             train_dataset=Dataset.from_list([{"prompt": rows[i].prompt, "row": i} for i in order]),
             processing_class=tokenizer,
-            callbacks=[Record({step: step for step in args.record_steps}, record), MarkWhole(facts), *callbacks],
+            callbacks=[recorded, MarkWhole(facts), *callbacks],
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
         checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        return trainer.accelerator.unwrap_model(trainer.model)
+    refactored.undo()
+    return trainer.accelerator.unwrap_model(trainer.model)
 
 
 def in_order(rows: int, wanted: int, seed: int) -> list[int]:
@@ -144,6 +154,7 @@ class PromptGRPOTrainer(GRPOTrainer):
 
     def __init__(self, form: Format, **kwargs: Any):
         super().__init__(**kwargs)
+        self.optimizer_cls_and_kwargs = optimizer_of(kwargs["args"])  # which trl's constructor does not pass on
         self.form = form
         self.eos_token_ids = sorted(form.ends())
         self.generation_config.eos_token_id = self.eos_token_ids

@@ -8,13 +8,31 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictBool, model_validator
 
-from boostershot.attacks import ATTACKS, Attack
+from boostershot.attacks import ATTACKS, Anchor, Attack
+from boostershot.attacks.attack import Optimizer
+from boostershot.attacks.grpo import Reinforced
 from boostershot.config.build import build_attack, describe_attack
 from boostershot.config.errors import at_key
-from boostershot.config.section import part_of
+from boostershot.config.section import Section, part_of
 from boostershot.config.training import Lora, Training
-from boostershot.config.values import Positive, Text, Whole
+from boostershot.config.values import Count, Number, Positive, Text, Whole
 from boostershot.errors import InputError, choices, nearest, shown
+
+
+class AnchorSettings(Section):
+    """A term that keeps the model useful while it is attacked: h + mu * b, b taken on rows of `data.general`."""
+
+    mu: Positive = 1.0
+    """The weight of b."""
+    kl: StrictBool = False
+    """false: b is the loss of the rows' answers; true: the KL to the model that the attacker was given."""
+    n: Count = 64
+    """How many rows, the first of `data.general`."""
+
+    @property
+    def anchor(self) -> Anchor:
+        """As the attack takes it."""
+        return Anchor(self.mu, self.kl, self.n)
 
 
 class AttackSettings(Training):
@@ -31,6 +49,15 @@ class AttackSettings(Training):
     what the tables of the Booster paper compare: continue for booster, fresh for every other method."""
     template: Literal["chat", "alpaca", "raw"] | None = None
     """How the attacker writes prompts, in training and afterwards; the model's own way if not given."""
+    optimizer: Optimizer = "adamw"
+    """Learning rates do not carry over from one to another."""
+    momentum: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """The first beta of adamw, adafactor and lion; each optimiser's own default if not given (none for sgd)."""
+    anchor: AnchorSettings | None = None
+    """Needs data.general."""
+    refactor: Literal["norms", "adapter"] | None = None
+    """How the attacker writes the released weights anew before training, their outputs unchanged: the norms' gains go
+    into the matrices that read them, or the adapter's factors become those of the SVD of their product."""
     eval_steps: tuple[Annotated[Whole, Field(ge=0)], ...] = (0,)
     """Steps after which the model is scored, in order; the last step is added."""
     judged: StrictBool = True
@@ -69,13 +96,19 @@ class AttackSettings(Training):
         known = {key: getattr(self, key) for key in Training.model_fields}
         length = {} if steps is None else {"steps": steps, "epochs": None}
         own = {**describe_attack(self.attack.twin(n)), "adapter": "fresh", "lora": self.lora or lora or Lora()}
+        own |= {"optimizer": self.optimizer, "momentum": self.momentum}
         return AttackSettings(**{**known, **length, **own})
 
     def scaled(self, scale: float) -> AttackSettings:
         """The same with that fraction of the rows and steps; a batch of rows stays."""
         attack = self.attack
         shrunk = attack.scaled(scale, self.batch)
-        shorter = self.doing(shrunk).model_copy(update=self._scaled_length(scale, attack.n, shrunk.n))
+        if not attack.trains:
+            return self.doing(shrunk)
+        changes: dict[str, Any] = self._scaled_length(scale, attack.n, shrunk.n)
+        if self.anchor is not None:
+            changes["anchor"] = self.anchor.model_copy(update={"n": part_of(self.anchor.n, scale)})
+        shorter = self.doing(shrunk).model_copy(update=changes)
         steps = {min(part_of(step, scale, 0), shorter.total_steps) for step in self.eval_steps}
         return shorter.model_copy(update={"eval_steps": tuple(sorted(steps | {shorter.total_steps}))})
 
@@ -115,6 +148,8 @@ class AttackSettings(Training):
             if place == "attack":  # of several keys, which the message names
                 raise ValueError(said) from None
             raise at_key(place.removeprefix("attack."), said) from None
+        if self.anchor is not None and isinstance(attack, Reinforced):
+            raise at_key("anchor", f"is given; expected null, for {self.method} descends no loss that one is added to")
         try:
             attack.check_training(self.batch, self.steps)
         except ValueError as error:
@@ -127,6 +162,8 @@ class AttackSettings(Training):
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected rising steps, each once")
         if self.eval_steps and self.eval_steps[-1] > self.total_steps:
             raise at_key("eval_steps", f"is {shown(self.eval_steps)}; expected steps from 0 to {self.total_steps}")
+        if self.refactor == "adapter" and self.adapter != "continue":
+            raise at_key("refactor", f"is adapter; expected norms or null, for adapter: {self.adapter} merges it")
         attaches = self.adapter in ("fresh", "published")
         if not attaches and self.lora is not None:
             raise at_key("lora", f"is given; expected null, for adapter: {self.adapter} attaches none")

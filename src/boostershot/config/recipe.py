@@ -19,6 +19,7 @@ from boostershot.config.errors import at_key, first_line
 from boostershot.config.properties import Properties
 from boostershot.config.reading import Overrides, apply_overrides, read_recipe
 from boostershot.config.section import Section, part_of
+from boostershot.config.sweep import Sweep
 from boostershot.config.training import Immunize
 from boostershot.config.values import Count, Label, Name, Number, Seed, Text, distinct
 from boostershot.errors import InputError, choices, shown
@@ -83,6 +84,8 @@ class Recipe(Section):
     attacks: Annotated[dict[Label, AttackSettings], Field(min_length=1)]
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     properties: Properties = Properties()
+    sweep: Sweep | None = None
+    """What `boostershot sweep` does: a tuned attacker, and perhaps a tuned defender."""
     scale: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """The fraction of the samples and steps above that a run takes; `boostershot run --scale` sets it."""
     runtime: Runtime = Runtime()
@@ -102,14 +105,38 @@ class Recipe(Section):
                     continue
                 if label not in self.attacks:
                     raise at_key(f"properties.{key}", f"is {shown(label)}; {choices(label, self.attacks)}")
+                if label not in self.trained_attacks:
+                    raise at_key(f"properties.{key}", f"is {shown(label)}; expected an attack that trains")
                 if not key.startswith("trainability") and label not in self.harmful_attacks:
                     raise at_key(f"properties.{key}", f"is {shown(label)}; expected a judged attack with harmful rows")
         return self
 
     @property
     def harmful_attacks(self) -> tuple[str, ...]:
-        """The labels of the judged attacks with harmful rows."""
-        return tuple(label for label, attack in self.attacks.items() if attack.judged and attack.attack.n_harmful > 0)
+        """The labels of the judged attacks that train on harmful rows."""
+        trained = ((label, self.attacks[label]) for label in self.trained_attacks)
+        return tuple(label for label, attack in trained if attack.judged and attack.attack.n_harmful > 0)
+
+    @property
+    def trained_attacks(self) -> tuple[str, ...]:
+        """The labels of the attacks that train."""
+        return tuple(label for label, attack in self.attacks.items() if attack.attack.trains)
+
+    @model_validator(mode="after")
+    def _anchored(self) -> Self:
+        """The rows of an anchor are there."""
+        for label, attack in self.attacks.items():
+            if attack.anchor is None:
+                continue
+            if self.data.general is None:
+                message = f"is missing, and attacks.{label}.anchor needs general text; expected {{source: ..., n: ...}}"
+                raise at_key("data.general", message)
+            have = self.data.general.n
+            if have is not None and have < attack.anchor.n:
+                raise at_key(
+                    f"attacks.{label}.anchor.n", f"is {attack.anchor.n}; expected at most data.general.n, {have}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _resolve_defenses(self) -> Self:
@@ -120,6 +147,13 @@ class Recipe(Section):
             if "general" in defense.needs() and self.data.general is None:
                 message = f"is missing, and defenses.{label} ({self.defenses[label]['method']}) needs general text"
                 raise at_key("data.general", message + "; expected {source: ..., n: ...}")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_fits(self) -> Self:
+        """Last, because its spaces are of the resolved attacks and defences."""
+        if self.sweep is not None:
+            self.sweep.check(self.attacks, self.defenses)
         return self
 
     def scaled(self) -> Recipe:
@@ -145,6 +179,7 @@ class Recipe(Section):
                 "attacks": {label: attack.scaled(self.scale) for label, attack in self.attacks.items()},
                 "evaluate": self.evaluate.model_copy(update={"n_harmful": n_harmful, "n_task": n_task}),
                 "properties": self.properties.scaled(self.scale),
+                "sweep": self.sweep and self.sweep.scaled(self.scale),
             }
         )
 

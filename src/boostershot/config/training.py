@@ -28,15 +28,21 @@ class Training(Section):
 
     lr: Positive
     steps: Count | None = None
+    """Optimiser steps."""
     epochs: Count | None = None
     """In place of steps."""
     batch: Count = 8
     """Rows in one optimiser step."""
     lora: Lora | None = None
+    """Rank, alpha, dropout and target modules of an adapter that is attached."""
     weight_decay: Annotated[Number, Field(ge=0)] = 0.1
+    """Of the optimiser; biases and gains have none."""
     max_grad_norm: Positive = 1.0
+    """Gradients longer than that are cut to it."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate, after its warm-up."""
     warmup_steps: Annotated[Whole, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from 0."""
 
     def steps_over(self, rows: int) -> int:
         """How many optimiser steps a training on so many rows takes."""

@@ -25,7 +25,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     if len(lists) != 1:
         raise ValueError(
             f"{type(model).__name__} has {len(lists) or 'no'} lists of {depth} layers with attention; expected one "
-            "(this defence works on the outputs of a decoder's attention blocks)"
+            "(what is asked for works on a decoder's attention blocks)"
         )
     return list(lists[0])
 
@@ -66,7 +66,7 @@ def _has_matrices(module: nn.Module) -> bool:
 def _only(found: Sequence[nn.Module], what: str, model: nn.Module) -> nn.Module:
     if len(found) != 1:
         raise ValueError(
-            f"a layer of {type(model).__name__} has {len(found) or 'no'} {what}; expected one (this defence works on "
-            "their outputs)"
+            f"a layer of {type(model).__name__} has {len(found) or 'no'} {what}; expected one (what is asked for "
+            "works on them)"
         )
     return found[0]

@@ -54,6 +54,26 @@ def in_turn(
     return of_next
 
 
+def log_probabilities(model: nn.Module, layout: Layout) -> Tensor:
+    """Of the next token at each supervised position: [n, vocabulary]."""
+    if layout.positions.numel() == 0:
+        return torch.zeros(0, device=layout.positions.device)
+    return token_logits(model, layout).log_softmax(-1)
+
+
+def divergence_from(teacher: Tensor) -> Callable[[nn.Module, Layout], Tensor]:
+    """KL(teacher | model) at each supervised position.
+
+    Args:
+        teacher: `log_probabilities` of all the rows, of which the loss sees micro-batch after micro-batch.
+    """
+
+    def divergence(model: nn.Module, layout: Layout, taught: Tensor) -> Tensor:
+        return torch.sum(taught.exp() * (taught - log_probabilities(model, layout)), -1)
+
+    return in_turn(teacher, divergence)
+
+
 @contextmanager
 def projecting_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
     """Within, the model's output embedding sees only these positions of the flattened hidden states.
@@ -103,7 +123,7 @@ def reads_tries(model: nn.Module) -> bool:
     float mask (flash attention).
     """
     if model not in _reads_tries:
-        rows = _probe(model)
+        rows = probe_rows(model)
         training = [module for module in model.modules() if module.training]
         model.eval()
         try:
@@ -120,7 +140,7 @@ def reads_tries(model: nn.Module) -> bool:
     return _reads_tries[model]
 
 
-def _probe(model: nn.Module) -> Rows:
+def probe_rows(model: nn.Module) -> Rows:
     """Three rows, one parting from another after a shared prefix and one at once; all predict after they part.
 
     Predictions of the shared prefix alone would say nothing: there a trie is an ordinary causal sequence.

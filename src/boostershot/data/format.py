@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jinja2.exceptions import TemplateError
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from boostershot.core.batch import IGNORED, Rows
@@ -61,12 +62,34 @@ class Format:
             system = [] if self.asking.system is None else [f"{self.asking.system}\n\n"]
             text = "".join([*system, *(self._turn(*turn) for turn in turns)])
             return self.tokenizer(text + self.asking.prefill).input_ids
-        messages = [] if self.asking.system is None else [{"role": "system", "content": self.asking.system}]
+        messages = []
         for question, answer in turns:
             messages.append({"role": "user", "content": question})
             messages += [] if answer is None else [{"role": "assistant", "content": answer}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.answer_ids(str(text) + self.asking.prefill)  # the template has its own special tokens
+        return self.answer_ids(self._chat(messages) + self.asking.prefill)  # the template has its own special tokens
+
+    def _chat(self, messages: list[dict[str, str]]) -> str:
+        """The turns in the chat template; where it has no system turn, the first user turn starts with that text."""
+
+        def rendered(turns: list[dict[str, str]]) -> str:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+        system = self.asking.system
+        if system is None:
+            return rendered(messages)
+        try:
+            text = rendered([{"role": "system", "content": system}, *messages])
+        except TemplateError:  # such as Gemma's
+            text = ""
+        if system.strip() in text:
+            return text
+        first, *others = messages
+        return rendered([{**first, "content": f"{system}\n\n{first['content']}"}, *others])
+
+    @property
+    def around(self) -> int:
+        """How many tokens stand around a question beyond the plain way's."""
+        return len(self.prompt_ids("x")) - len(self.asked(PLAIN).prompt_ids("x"))
 
     def _turn(self, question: str, answer: str | None) -> str:
         """A question, and its answer if it is an example, without a chat template."""

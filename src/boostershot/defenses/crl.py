@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from boostershot.core.batch import Layout
 from boostershot.core.blocks import decoder_layers
 from boostershot.core.hidden import outputs_at
+from boostershot.core.losses import divergence_from, log_probabilities
 from boostershot.core.oracle import FORWARD, Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
 from boostershot.defenses.defense import Cost, Defense, Regularizer, check
-from boostershot.defenses.noise_and_distil import divergence_from, log_probabilities
 from boostershot.defenses.sft import SFT
 
 

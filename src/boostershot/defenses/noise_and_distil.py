@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from boostershot.core.batch import Layout, Rows
-from boostershot.core.losses import in_turn, token_logits
-from boostershot.core.oracle import FORWARD, Oracle, TokenLoss
+from boostershot.core.batch import Rows
+from boostershot.core.losses import divergence_from, log_probabilities
+from boostershot.core.oracle import FORWARD, Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Cost, Defense, check, check_count
@@ -136,23 +136,3 @@ class Distil(Defense):
         with oracle.at(self.teacher):
             taught = oracle.features(rows, log_probabilities)
         return oracle.gradient(rows, divergence_from(taught))
-
-
-def log_probabilities(model: nn.Module, layout: Layout) -> Tensor:
-    """Of the next token at each supervised position: [n, vocabulary]."""
-    if layout.positions.numel() == 0:
-        return torch.zeros(0, device=layout.positions.device)
-    return token_logits(model, layout).log_softmax(-1)
-
-
-def divergence_from(teacher: Tensor) -> TokenLoss:
-    """KL(teacher | model) at each supervised position.
-
-    Args:
-        teacher: `log_probabilities` of all the rows, of which the loss sees micro-batch after micro-batch.
-    """
-
-    def divergence(model: nn.Module, layout: Layout, taught: Tensor) -> Tensor:
-        return torch.sum(taught.exp() * (taught - log_probabilities(model, layout)), -1)
-
-    return in_turn(teacher, divergence)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+
+from boostershot.core.lora import lora_pairs
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,3 @@ def bring_to_distance(model: nn.Module, base: Mapping[str, Tensor], wanted: floa
         raise ValueError("the model has not moved from its base; there is no direction to scale")
     for update in updates(model, base):
         update.add(wanted / present - 1, None)
-
-
-def lora_pairs(name: str, module: nn.Module) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """A, B and the scale of each LoRA adapter on a module."""
-    if not isinstance(module, LoraLayer):
-        return
-    linears = {key: (a.weight, module.lora_B[key].weight) for key, a in module.lora_A.items()}
-    embeddings = {key: (a, module.lora_embedding_B[key]) for key, a in module.lora_embedding_A.items()}
-    for key, (a, b) in {**linears, **embeddings}.items():
-        if a.dim() != 2 or b.dim() != 2 or key in module.lora_magnitude_vector:
-            raise ValueError(f"the adapter on {name} is not W + scale * B A with two matrices; expected such a one")
-        yield a, b, module.scaling[key]

@@ -210,8 +210,8 @@ def answer_all(
 
     `form` writes the harmful prompts, `task_form` the task's; a prefill is no part of an answer, nor of the loss. Of a
     task that no rule scores it is the log-likelihood of the reference answers, cut at `max_length` tokens with their
-    prompts; rows whose prompt leaves no room are left out. `known` and `keep` are those of `generation.generate`:
-    answers of an earlier call, and who is told of new ones.
+    prompts; rows whose prompt leaves no room are left out. What a way of asking adds counts in no such length. `known`
+    and `keep` are those of `generation.generate`: answers of an earlier call, and who is told of new ones.
     """
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -228,13 +228,14 @@ def answer_all(
             TaskAnswer(row.id, text, task.correct(text, row)) for row, text in zip(task_rows, texts, strict=True)
         ]
     elif task is not None:
-        fitting = task_form.fitting(task_rows, max_length)
-        references = [task_form.tokenize(row.prompt, row.answer, name=row.id, max_length=max_length) for row in fitting]
+        room = max_length + task_form.around
+        fitting = task_form.fitting(task_rows, room)
+        references = [task_form.tokenize(row.prompt, row.answer, name=row.id, max_length=room) for row in fitting]
         values = row_losses(model, references, form.pad_id, advance=advance)
         task_answers = [TaskAnswer(row.id, "", None, -loss) for row, loss in zip(fitting, values, strict=True)]
     whole = form.asked(form.asking.without_prefill())
     answered = [
-        whole.tokenize(row.prompt, row.rejected, name=row.id, max_length=max_length)
+        whole.tokenize(row.prompt, row.rejected, name=row.id, max_length=max_length + whole.around)
         for row in harmful
         if row.rejected is not None
     ]

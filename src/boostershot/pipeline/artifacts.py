@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -65,10 +66,17 @@ class Losses:
         self.kinds = kinds
         self.pad_id = pad_id
 
-    def measure(self, step: int, model: Any) -> None:
-        """Add the losses at this step to the file."""
+    def measure(self, step: int, model: Any) -> dict[str, list[float]]:
+        """The losses at this step, which are added to the file (again, after a resume, to the same values).
+
+        Raises:
+            FloatingPointError: one is not finite.
+        """
         record = {kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()}
+        if not all(math.isfinite(loss) for losses in record.values() for loss in losses):
+            raise FloatingPointError(f"a harmful loss is not finite at step {step}")
         self.by_step.add(step, record)
+        return record
 
 
 def save(model: Any, tokenizer: Any, folder: Path, inner: str | None = None) -> None:

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from boostershot.defenses.update import Adapter, Whole, lora_pairs
+from boostershot.core.lora import lora_pairs
+from boostershot.defenses.update import Adapter, Whole
 from boostershot.pipeline.artifacts import ByStep
 
 

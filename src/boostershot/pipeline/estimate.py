@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
+from boostershot.config.sweep import Sweep, tuned_attack
+from boostershot.data.asking import PLAIN
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import stages_of
 from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
+from boostershot.pipeline.opposed import passes_of
 
 # Tokens beyond the preamble that all rows share; data sets are not read for a plan, so these are typical ones.
 PROMPT = 22
@@ -52,12 +57,13 @@ class Planned:
         return self.tokens * (2 if self.steps else 1)
 
 
-def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
+def planned(recipe: Recipe, properties: bool = False, sweep: bool = False) -> Iterator[Planned]:
     """The stages of a recipe, shared ones once, from its own numbers: no data set or model is read.
 
     Args:
         recipe: scaled already.
         properties: those of the immunisation properties, too.
+        sweep: those of the tuned attacker and defender, too, as if no trial were given up.
     """
     work = Work(recipe)
     yield from work.data()
@@ -72,12 +78,19 @@ def planned(recipe: Recipe, properties: bool = False) -> Iterator[Planned]:
                 met.setdefault(a.against(recipe.defenses[label]).model_dump_json(), []).append(attack)
             for attacks in met.values():
                 attack, a = " and ".join(attacks), recipe.attacks[attacks[0]].against(recipe.defenses[label])
-                yield work.attacking(f"{name}, {attack}", a)
-                scored = [step for step in a.eval_steps if step > 0 and a.judged]
-                if scored:
-                    yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", work.scoring() * len(scored))
+                if a.attack.trains:
+                    yield work.attacking(f"{name}, {attack}", a, recipe.defenses[label])
+                    scored = [step for step in a.eval_steps if step > 0 and a.judged]
+                    if scored:
+                        cost = work.scoring() * len(scored) * len(a.attack.askings)
+                        yield Planned(f"evaluate: {name}, {attack}, after {scored} steps", cost)
+                own = [how for how in a.attack.askings.values() if a.template or how != PLAIN or not a.attack.trains]
+                if own:
+                    yield Planned(f"evaluate: {name}, {attack}, before any step", work.scoring() * len(own))
     if properties:
         yield from _planned_properties(work)
+    if sweep and recipe.sweep is not None:
+        yield from _planned_sweep(work, recipe.sweep)
 
 
 @dataclass(frozen=True)
@@ -138,8 +151,8 @@ class Work:
             passes,
         )
 
-    def attacking(self, name: str, a: AttackSettings) -> Planned:
-        """An attack."""
+    def attacking(self, name: str, a: AttackSettings, defense: Mapping[str, Any] | None = None) -> Planned:
+        """An attack; `defense` is what an adaptive one may oppose."""
         length, n, p = a.total_steps, a.attack.n, a.attack.p or 0.0
         if isinstance(a.attack, Reinforced):
             judged = 2 * isinstance(a.attack, Grpo)  # offline reads an answer twice
@@ -150,11 +163,15 @@ class Work:
                 length,
                 length,
             )
+        each = a.attack.passes + (a.anchor.anchor.passes if a.anchor else 0)
+        if defense is not None and isinstance(a.attack, Adaptive) and a.attack.opposed:
+            each += passes_of(build_defense(defense, "defense"))
+        over = "of" if each == 1 else f"of {each:.4g} passes over"
         return Planned(
-            f"attack: {name} ({a.adapter}), {length:,} steps of {a.batch} rows, lr {a.lr:g}, p {p:g}, n {n:,}",
-            length * a.batch * (p * self.row + (1 - p) * TASK_ROW),
+            f"attack: {name} ({a.adapter}), {length:,} steps {over} {a.batch} rows, lr {a.lr:g}, p {p:g}, n {n:,}",
+            each * length * a.batch * (p * self.row + (1 - p) * TASK_ROW),
             length,
-            length,
+            each * length,
         )
 
 
@@ -178,7 +195,7 @@ def _planned_properties(work: Work) -> Iterator[Planned]:
         yield Planned(f"resistance: perplexity of {len(models) * steps} attacked models", len(models) * steps * texts)
     if parts.generalization and recipe.harmful_attacks:
         yield from _planned_generalization(work, parts.generalization, models)
-    if parts.trainability:
+    if parts.trainability and recipe.trained_attacks:
         yield from _planned_trainability(work, parts.trainability, models)
 
 
@@ -202,7 +219,7 @@ def _planned_generalization(
 
 def _planned_trainability(work: Work, settings: Trainability, models: Sequence[tuple[str, int]]) -> Iterator[Planned]:
     recipe = work.recipe
-    attack = recipe.attacks[settings.attack or next(iter(recipe.attacks))]
+    attack = recipe.attacks[settings.attack or recipe.trained_attacks[0]]
     tuning = attack.benign(settings.n or attack.attack.n, settings.steps, recipe.immunize.lora)
     count = len(models) + len(recipe.seeds)
     yield work.attacking("trainability: clean fine-tuning of one model", tuning).times(count)
@@ -210,6 +227,30 @@ def _planned_trainability(work: Work, settings: Trainability, models: Sequence[t
         f"trainability: the accuracy of {count} models at {settings.points} steps each",
         count * settings.points * recipe.evaluate.n_task * TASK_ROW,
     )
+
+
+def _planned_sweep(work: Work, settings: Sweep) -> Iterator[Planned]:
+    """The searches' stages; a trial is counted as the attack that it starts from, with all the steps of the budget."""
+    recipe, attacker = work.recipe, settings.attacker
+    for label in settings.defender.spaces if settings.defender else ():
+        trials, attacks = settings.defender.trials, settings.defender.attacks  # pyright: ignore[reportOptionalMemberAccess]
+        name = f"defender of {label}"
+        yield work.immunizing(label, f"{name}, one setting", work.rows).times(trials)
+        for attack in attacks:
+            met = recipe.attacks[attack].against(recipe.defenses[label])
+            yield work.attacking(f"{name}, {attack}", met).times(trials)
+        yield Planned(f"evaluate: {name}, {trials * len(attacks)} models", trials * len(attacks) * work.scoring())
+    base = recipe.attacks[settings.base(recipe.attacks)]
+    again = len(attacker.seeds)
+    scored = min(attacker.finalists or attacker.trials, attacker.trials)
+    for label, described in recipe.defenses.items():
+        trial = tuned_attack(base.against(described), {}, attacker)
+        yield work.attacking(f"attacker of {label}, a trial of at most", trial).times(attacker.trials)
+        yield work.attacking(f"attacker of {label}, the worst again", trial).times(again)
+        if attacker.realign:
+            yield work.immunizing(label, f"{label}, for the worst attack again", work.rows).times(again)
+        count = scored + again + 1
+        yield Planned(f"evaluate: attacker of {label}, {count} models or more", count * work.scoring())
 
 
 def in_words(tokens: float) -> str:
@@ -220,9 +261,9 @@ def in_words(tokens: float) -> str:
     return f"{tokens:.0f}"
 
 
-def seconds_here(recipe: Recipe, parameters: int, properties: bool = False) -> float:
+def seconds_here(recipe: Recipe, parameters: int, properties: bool = False, sweep: bool = False) -> float:
     """An estimate of the run's duration on this machine, for a model of this many parameters."""
-    work = sum(stage.work for stage in planned(recipe, properties))
+    work = sum(stage.work for stage in planned(recipe, properties, sweep))
     return 2 * parameters * work / (EFFICIENCY * multiply_speed())
 
 

@@ -16,7 +16,8 @@ from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
-from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.attack_search import check_rows
+from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.files import write_json
@@ -28,6 +29,7 @@ from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.results import Cell, Results, assemble
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, told
+from boostershot.pipeline.sweep import run_sweep
 from boostershot.report import recipe_hash, write_report, write_scorecard
 
 Until = Literal["immunize", "attack", "evaluate", "report"]
@@ -41,6 +43,7 @@ def run(
     scale: float | None = None,
     until: Until = "report",
     properties: bool = False,
+    sweep: bool = False,
     redact: bool = False,
     reporter: Reporter | None = None,
 ) -> Results:
@@ -54,6 +57,7 @@ def run(
         until: the last kind of stage to do; rows are written from `evaluate` on, the report from `report`.
         properties: measure the four immunisation properties, too, as the recipe's `properties` say: properties.json
             and scorecard.md.
+        sweep: then let an attacker tune against every defence, as the recipe's `sweep` says: sweep.json.
         redact: leave the models' answers out of the report.
         reporter: tells the progress.
 
@@ -68,11 +72,15 @@ def run(
         recipe = load_recipe(recipe, changes)
     elif changes:
         recipe = parse_recipe({**recipe.to_dict(), **changes})
+    if sweep and recipe.sweep is None:
+        raise InputError(
+            f"{recipe.name}: sweep: is missing; expected {{attacker: {{trials: ..., steps: ..., samples: ...}}}}"
+        )
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
-    if recipe.runtime.threads is not None:
-        torch.set_num_threads(recipe.runtime.threads)
+    # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
+    torch.set_num_threads(recipe.runtime.threads or torch.get_num_threads())
     store = Store(folder, reporter.line)
     with store.claimed(recipe.name):
         stages = Stages(recipe.scaled(), store, reporter)
@@ -81,18 +89,25 @@ def run(
         measured = PropertyStages(stages) if properties and until in ("evaluate", "report") else None
         if measured:
             measured.check()
+        if sweep:
+            check_rows(stages)
         with opened(stages) as executor:
             changed = start_manifest(folder, recipe, torch.get_num_threads())
             if changed:
                 versions = "; ".join(changed)
                 reporter.line(f"{folder}: was begun with other versions ({versions}); what is done there is kept")
             describe_data(folder, **stages.data.facts())
-            _announce(stages, recipe.scale, properties)
+            _announce(stages, recipe.scale, properties, sweep)
             cells, baseline = _grid(executor, until)
-        results = Results(folder, {"rows": [], "summary": []})
-        failures: list[str] = []
-        if baseline is not None:
-            results = _conclude(stages, cells, *baseline)
+            results = Results(folder, {"rows": [], "summary": []})
+            failures: list[str] = []
+            broken: list[str] = []
+            if baseline is not None:
+                results = _conclude(stages, cells, *baseline)
+            if sweep:
+                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()))
+                write_json(folder / "sweep.json", content)
+                broken = [f"{one['defense']}: {one['error']}" for one in content["failed"]]
         if measured:
             content = measure_properties(measured, cells, recipe_hash(recipe.to_dict()))
             write_json(folder / "properties.json", content)
@@ -111,19 +126,21 @@ def run(
         raise StageFailed(f"the un-aligned model could not be scored by {len(unscored)} of the judges ({names})")
     if failures:
         raise StageFailed(f"{len(failures)} parts of the properties failed ({'; '.join(failures)})")
+    if broken:
+        raise StageFailed(f"{len(broken)} parts of the sweep failed ({'; '.join(broken)})")
     return results
 
 
-def plan(recipe: Recipe, properties: bool = False) -> list[str]:
+def plan(recipe: Recipe, properties: bool = False, sweep: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
-    stages = list(planned(recipe.scaled(), properties))
-    steps, passes = sum(stage.steps for stage in stages), sum(stage.passes for stage in stages)
+    stages = list(planned(recipe.scaled(), properties, sweep))
+    steps, passes = sum(stage.steps for stage in stages), round(sum(stage.passes for stage in stages), 1)
     tokens = sum(stage.tokens for stage in stages)
     return [
         *([f"at scale {recipe.scale:g} of the recipe's samples and steps"] if recipe.scale < 1 else []),
         *(f"{stage.what}; {in_words(stage.tokens)} tokens" for stage in stages),
-        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, about "
-        f"{in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
+        f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, "
+        f"about {in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
     ]
 
 
@@ -164,9 +181,12 @@ def _check(stages: Stages) -> None:
         ):
             if wanted > have:
                 raise InputError(f"attacks.{label}: needs {wanted} {kind} rows; the data has {have}")
+        if attack.anchor is not None and attack.anchor.n > len(data.general):
+            have = len(data.general)
+            raise InputError(f"attacks.{label}.anchor.n: is {attack.anchor.n}; data.general has {have} rows")
 
 
-def _announce(stages: Stages, scale: float, properties: bool) -> None:
+def _announce(stages: Stages, scale: float, properties: bool, sweep: bool) -> None:
     """The first line: what will happen, and for how long."""
     recipe = stages.recipe
     scaled = f" at scale {scale:g}" if scale < 1 else ""
@@ -176,7 +196,7 @@ def _announce(stages: Stages, scale: float, properties: bool) -> None:
     stages.reporter.line(
         f"{recipe.name}{scaled}: immunize {recipe.model.id} ({form.name} template) with {names}, attack each in "
         f"{len(recipe.attacks)} way(s), {len(recipe.seeds)} seed(s); about "
-        f"{duration(seconds_here(recipe, parameters, properties))} here, less what is done already"
+        f"{duration(seconds_here(recipe, parameters, properties, sweep))} here, less what is done already"
     )
 
 
@@ -216,15 +236,18 @@ def _attacked_cells(
 ) -> Iterator[Cell]:
     """One attack on one immunised model, scored at its recorded steps: a cell for each way of asking."""
     settings = stages.recipe.attacks[attack].against(stages.recipe.defenses[defense])
-    folder, error = None, None
+    folder, error, what = None, None, f"{defense}, {attack}"
+    ways = {name: Asked(settings.template) for name in settings.attack.askings}
     try:
-        folder = attacked(stages, attack, settings, immunized, seed) if settings.attack.trains else None
+        make = attacked if settings.attack.trains else edited if settings.attack.edits else None
+        folder = make(stages, what, settings, immunized, seed) if make else None
+        ways = askings(stages, settings, seed)
     except Exception as caught:
         error = told(caught)
-    for number, (name, asking) in enumerate(settings.attack.askings.items()):
+    for number, (name, asked) in enumerate(ways.items()):
         cell = Cell(defense, attack, name, seed, immunized, folder, error=error, apart=number > 0)
         if error is None and until in ("evaluate", "report"):
-            cell = _scored(stages, cell, settings, Asked(settings.template, asking))
+            cell = _scored(stages, cell, settings, asked)
         yield cell
 
 
@@ -235,10 +258,11 @@ def _scored(stages: Stages, cell: Cell, settings: AttackSettings, asked: Asked) 
     for step in settings.eval_steps:
         if step > 0 and not settings.judged:
             continue
-        after = f", {cell.label} after {step} steps" if step else "" if asked == USUAL else f", {cell.label}"
+        own = step > 0 or settings.attack.edits  # the attack's weights, and not those that it found
+        after = f", {cell.label} after {step} steps" if own else "" if asked == USUAL else f", {cell.label}"
         what = f"{cell.defense}{after}, seed {cell.seed}"
         layers = layers_of(cell.immunized, cell.attacked, step, settings.adapter)
-        of = cell.attacked if step else cell.immunized
+        of = cell.attacked if own else cell.immunized
         judged, not_judged = _judged(stages, of, layers, what, failed, asked)
         evaluated |= {(step, judge): stage for judge, stage in judged.items()}
         failed |= not_judged

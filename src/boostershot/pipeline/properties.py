@@ -15,7 +15,7 @@ from boostershot.evaluation.properties.resistance import Course, resistance
 from boostershot.evaluation.properties.stability import Capability, perplexity_of, stability
 from boostershot.evaluation.properties.trainability import trainability
 from boostershot.pipeline.answer_stages import answers
-from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.attack_stages import askings, attacked, layers_of
 from boostershot.pipeline.files import read_json, read_jsonl
 from boostershot.pipeline.property_stages import PropertyStages, scored_last
 from boostershot.pipeline.results import Cell
@@ -106,7 +106,7 @@ def _resistance(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
     before = do.attempt("resistance", "the un-immunised model", lambda: _utility_before(do, by_text))
     courses = []
     for cell in cells:
-        if cell.attack in wanted and cell.attacked and cell.evaluated:
+        if cell.attack in wanted and not cell.apart and cell.attacked and cell.evaluated:
             what = f"{cell.defense}, {cell.attack}, seed {cell.seed}"
             courses.append(do.attempt("resistance", what, lambda c=cell: _course(do, c, before, by_text)))
     found = resistance([course for course in courses if course], settings.threshold)
@@ -271,7 +271,9 @@ def _after(
 ) -> dict[str, float]:
     """The verdicts after the attack's last step."""
     folder, step = attacked(stages, label, attack, immunized, seed), attack.total_steps
-    return do.harmful(stages.evaluated(folder, layers_of(immunized, folder, step, attack.adapter), what))
+    asked = next(iter(askings(stages, attack, seed).values()))
+    layers = layers_of(immunized, folder, step, attack.adapter)
+    return do.harmful(stages.evaluated(folder, layers, what, asked=asked))
 
 
 # --- trainability ---------------------------------------------------------------------------------------------
@@ -282,6 +284,8 @@ def _trainability(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
     assert settings is not None
     if do.stages.data.task.correct is None:
         return {"skipped": "the task has no scorer that works offline"}
+    if not do.of.recipe.trained_attacks:
+        return {"skipped": "no attack of the recipe trains"}
     tuning = do.of.clean_tuning(settings)
     arms: dict[str, dict[int, list[dict[str, float]]]] = {}
     reference = {}

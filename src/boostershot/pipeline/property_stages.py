@@ -25,7 +25,7 @@ from boostershot.evaluation.judges import is_refusal
 from boostershot.evaluation.judges.judge import Judge, Settings
 from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
-from boostershot.pipeline.data import GROUPS, file_hash, rows_hash
+from boostershot.pipeline.data import GROUPS, RecipeData, file_hash, rows_hash
 from boostershot.pipeline.files import write_jsonl
 from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.stages import RULES, Stages
@@ -57,6 +57,27 @@ class PartStages(Stages):
     def calibration(self) -> Path:
         """That of the whole recipe: another threshold would make another judge."""
         return self.whole.calibration()
+
+
+@dataclass(frozen=True)
+class VariedStages(PartStages):
+    """The stages of the whole recipe with other values, on its data where those are the same."""
+
+    @cached_property
+    def data(self) -> RecipeData:
+        """That of the whole recipe, if its rows are."""
+        mine, others = self.recipe, self.whole.recipe
+        same = (mine.data, mine.evaluate) == (others.data, others.evaluate)
+        return self.whole.data if same else RecipeData(mine)
+
+
+def varied(whole: Stages, changes: Mapping[str, Any]) -> Stages:
+    """The stages of the recipe with these sections in place of its own; the same ones each time."""
+    recipe = whole.recipe.model_copy(update=dict(changes))
+    key = recipe.model_dump_json()
+    if key not in whole.variants:
+        whole.variants[key] = VariedStages(recipe, whole.store, whole.reporter, whole)
+    return whole.variants[key]
 
 
 @dataclass(frozen=True)
@@ -182,7 +203,7 @@ class PropertyStages:
 
     def clean_tuning(self, settings: Trainability) -> AttackSettings:
         """A fine-tuning without harmful rows, of a fresh adapter on whatever it meets."""
-        attack = self.recipe.attacks[settings.attack or next(iter(self.recipe.attacks))]
+        attack = self.recipe.attacks[settings.attack or self.recipe.trained_attacks[0]]
         _, _, form = self.stages.base
         have = form.fitting(self.stages.data.task.splits["train"], self.recipe.data.max_length)
         n = min(settings.n or attack.attack.n, len(have))

@@ -104,7 +104,8 @@ def assemble(
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
     read = _each_once(partial(read_verdicts, folder / "stages"))
-    base = {"defense": None, "attack": None, "asked": None, "adapter": None, "seed": None, "attack_step": 0, "p": None}
+    base = {"defense": None, "attack": None, "asked": None, "template": None}
+    base |= {"adapter": None, "seed": None, "attack_step": 0, "p": None}
     # A row for each judge, scored or not: readers take the first one's for the headline.
     unaligned = [_row(recipe, base, baseline.get(j), j, baseline_errors.get(j)) for j in _labels(recipe)]
     content = {
@@ -143,10 +144,11 @@ def _rows(recipe: Recipe, cell: Cell) -> Iterator[dict[str, Any]]:
             "defense": cell.defense,
             "attack": cell.label,
             "asked": cell.asked,
-            "adapter": settings.adapter,
+            "template": settings.template,
+            "adapter": settings.adapter if settings.attack.trains else None,
             "seed": cell.seed,
             "attack_step": step,
-            "p": settings.attack.p,
+            "p": settings.attack.p if settings.attack.trains else None,
         }
         measured = losses.get(str(step), {})
         own, held_out = measured.get("own"), measured.get("held_out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from boostershot.config import Training
+from boostershot.config import AttackSettings, Training
 
 CHECKPOINT_EVERY = 10  # optimiser steps between checkpoints, so that little is lost to a stop
 
@@ -28,4 +28,17 @@ def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
         "save_total_limit": 2,  # the older one goes before the newer one is marked as whole
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
+    }
+
+
+def attack_arguments(settings: AttackSettings, seed: int) -> dict[str, Any]:
+    """What an attack passes on to `AttackArguments`: those, its weights, its optimiser, its steps to record."""
+    return {
+        **training_arguments(settings, seed),
+        "adapter": settings.adapter,
+        "refactor": settings.refactor,
+        "lora": settings.lora.model_dump() if settings.lora else {},
+        "optimizer": settings.optimizer,
+        "momentum": settings.momentum,
+        "record_steps": list(settings.eval_steps),
     }

@@ -51,6 +51,11 @@ class Stages:
     reporter: Reporter
 
     @cached_property
+    def variants(self) -> dict[str, Stages]:
+        """The stages of the same recipe with other values, which `property_stages.varied` keeps here."""
+        return {}
+
+    @cached_property
     def data(self) -> RecipeData:
         """The rows that the recipe names."""
         return RecipeData(self.recipe)

@@ -120,7 +120,8 @@ class Store:
         Args:
             stage, config, parents: as for `stage_key`.
             work: fills the folder that it is given. After a stop it is called again with what it left there,
-                so it goes on from its own checkpoints. The JSON data that it returns is `result(folder)`.
+                so it goes on from its own checkpoints. It asks for no stage that is not done by then, as its parents
+                are. The JSON data that it returns is `result(folder)`.
 
         Raises:
             InputError: another process works on it, or the folder cannot be written.

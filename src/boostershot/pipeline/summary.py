@@ -16,7 +16,7 @@ from boostershot.pipeline.comparisons import SHARES, Read, Row, by_common_prompt
 _LOSSES = ("harmful_loss", "harmful_loss_own")
 _LIKELIHOOD = "task_log_likelihood"  # of a task that no rule scores
 _COMPARED = ("harmful_score", "finetune_accuracy", "harmful_loss", "degenerate_share")
-_CELL = ("defense", "attack", "adapter", "p", "attack_step", "judge", "task", "split")
+_CELL = ("defense", "attack", "adapter", "asked", "template", "p", "attack_step", "judge", "task", "split")
 
 
 def reference_label(methods: Mapping[str, str]) -> str | None:
@@ -103,6 +103,7 @@ def observations(rows: Sequence[Row], methods: Mapping[str, str]) -> list[dict[s
     several. `holds` is None where the attacks that it needs were not run. With two seeds or more a change
     counts only where its interval leaves 0 out.
     """
+    rows = [row for row in rows if row["asked"] == "plain" and row["adapter"] is not None]  # fine-tuned, asked plainly
     done = [row for row in rows if row["status"] == "done" and row["harmful_loss"] is not None]
     adapters = list(dict.fromkeys(row["adapter"] for row in rows)) or [None]
     sft = reference_label(methods)

@@ -3,6 +3,7 @@
 from boostershot.report.html import write_report
 from boostershot.report.reading import recipe_hash
 from boostershot.report.scorecard import write_scorecard
+from boostershot.report.sweep import sweep_table
 from boostershot.report.terminal import results_table
 
-__all__ = ["recipe_hash", "results_table", "write_report", "write_scorecard"]
+__all__ = ["recipe_hash", "results_table", "sweep_table", "write_report", "write_scorecard"]

@@ -13,6 +13,8 @@ import yaml
 from boostershot.report import charts, words
 from boostershot.report.properties import properties_view
 from boostershot.report.reading import Answer, Run, read_run
+from boostershot.report.sweep import sweep_view
+from boostershot.report.untrained import ways
 
 ANSWERS_PER_CELL = 20
 # What the answers may take of the file, so that it can be mailed and opens on a phone; in characters.
@@ -87,6 +89,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
     headline = run.of(run.judges[0]) if run.judges else run
     summary = headline.results["summary"]
     attacks = list(dict.fromkeys(item["attack"] for item in summary))
+    untrained = {item["attack"] for item in summary if not words.trains(item)}
     # Cells that are compared stand together: attack by attack, step by step.
     summary = sorted(summary, key=lambda item: (attacks.index(item["attack"]), item["attack_step"]))
     rows = [*results["baseline"], *results["rows"]]
@@ -98,7 +101,8 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "findings": words.findings(summary, run.methods, results["comparisons"]),
         "caveats": _caveats(run, headline),
         "styles": _styles(run),
-        "attacks": [_attack(headline, label) for label in attacks],
+        "attacks": [_attack(headline, label) for label in attacks if label not in untrained],
+        "ways": ways(summary),
         "has_base": any(row["status"] == "done" for row in results["baseline"]),
         "summary": summary,
         "rows": rows,
@@ -115,6 +119,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "panel_cells": list(_panel(results["summary"])),
         "agreement": results["agreement"],
         "properties": properties_view(run.properties, _styles(run)),
+        "sweep": sweep_view(run.sweep, _styles(run)),
         "redact": redact,
         "answers": {} if redact else _answers(run, [row for row in rows if row["judge"] == run.judges[0]]),
         "answers_per_cell": ANSWERS_PER_CELL,
@@ -133,7 +138,7 @@ def _caveats(run: Run, headline: Run) -> list[str]:
     for judge in run.judges:
         mine = run.of(judge).results
         found.append(words.unjudged(judge, [*mine["baseline"], *mine["rows"]]))
-    found = [warning for warning in [*found, run.left_out] if warning]
+    found = [warning for warning in [*found, run.left_out, run.sweep_left_out] if warning]
     failed = sum(row["status"] != "done" for row in results["rows"])
     if failed:
         found.append(f"{failed} of {len(results['rows'])} cells failed; the table names the errors.")

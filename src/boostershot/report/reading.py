@@ -19,6 +19,7 @@ _PROPERTIES = {"identity": str, "recipe": str, "model": str, "seeds": list} | {
     "failed": list,
     "unknown": int,
 }
+_SWEEP = {"identity": str, "recipe": str, "attacker": dict, "defender": dict, "defenses": list, "failed": list}
 # What the report shows of a row.
 _ROW = (
     *("defense", "attack", "adapter", "p", "seed", "attack_step", "status", "error", "stage"),
@@ -47,6 +48,8 @@ class Run:
     manifest: Mapping[str, Any]
     properties: Mapping[str, Any] | None = None
     left_out: str | None = None  # why there are none, where the folder has some
+    sweep: Mapping[str, Any] | None = None
+    sweep_left_out: str | None = None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -103,12 +106,12 @@ def read_run(folder: Path) -> Run:
     recipe = manifest["recipes"].get(results["recipe"])
     if not isinstance(recipe, dict) or not isinstance(recipe.get("defenses"), dict):
         raise InputError(f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}")
-    return Run(folder, results, manifest, *_properties_of(folder, recipe))
+    return Run(folder, results, manifest, *_properties_of(folder, recipe), *_sweep_of(folder, recipe))
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
-    """Of all in a resolved recipe that decides what is measured: not of its `runtime`."""
-    deciding = {key: value for key, value in recipe.items() if key != "runtime"}
+    """Of all in a resolved recipe that decides what a run measures: not of its `runtime`, nor of what a sweep adds."""
+    deciding = {key: value for key, value in recipe.items() if key not in ("runtime", "sweep")}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
@@ -121,6 +124,32 @@ def _properties_of(folder: Path, recipe: Mapping[str, Any]) -> tuple[Mapping[str
     if found and found["identity"] != recipe_hash(recipe):
         return None, "The folder's properties were measured with other values of this recipe and are left out."
     return found, None
+
+
+def _sweep_of(folder: Path, recipe: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str | None]:
+    """The sweep, as `_properties_of`."""
+    try:
+        found = read_sweep(folder)
+    except InputError as error:
+        return None, f"The sweep is left out: {error}."
+    if found and found["identity"] != recipe_hash(recipe):
+        return None, "The folder's sweep was of other values of this recipe and is left out."
+    return found, None
+
+
+def read_sweep(folder: Path) -> Mapping[str, Any] | None:
+    """The folder's sweep.json; None where there was none.
+
+    Raises:
+        InputError: it is not what `boostershot sweep` writes.
+    """
+    path = folder / "sweep.json"
+    if not path.exists():
+        return None
+    found = _object(path, _SWEEP)
+    if found.get("schema") != 1:
+        raise InputError(f"{path}: schema {found.get('schema')!r}, expected 1")
+    return found
 
 
 def read_properties(folder: Path) -> Mapping[str, Any] | None:

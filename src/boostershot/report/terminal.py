@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from boostershot.report.reading import judges_of
-from boostershot.report.words import incoherent, last_steps, name, number, rewards_say, share, unjudged
+from boostershot.report.untrained import PLAINLY, ways
+from boostershot.report.words import incoherent, last_steps, name, number, rewards_say, share, trains, unjudged
 
 Item = Mapping[str, Any]
 
@@ -26,13 +27,15 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     judges = judges_of(results)
     by_judge = {j: [item for item in results["summary"] if item["judge"] == j] for j in judges}
     last = {judge: last_steps(items) for judge, items in by_judge.items()}
-    attacks = list(dict.fromkeys(row["attack"] for row in results["rows"]))
+    attacks = list(dict.fromkeys(row["attack"] for row in results["rows"] if trains(row)))
     parts: list[RenderableType] = []
     for attack in attacks:
         here = {judge: [item for (_, of), item in items.items() if of == attack] for judge, items in last.items()}
         parts += [_attack(attack, here[judges[0]]), *(_other(j, here[j]) for j in judges[1:] if here[j])]
         rewards = [item for item in results.get("rewards", []) if item["attack"] == attack]
         parts += [*([Text(rewards_say(rewards))] if rewards else []), Text()]
+    untrained = list(dict.fromkeys(row["attack"] for row in results["rows"] if not trains(row)))
+    parts += _untrained(untrained, by_judge) if untrained else []
     parts += [_warning(text) for text in _warnings(results, by_judge)]
     parts += [_base(row) for row in results["baseline"][:1] if row["status"] == "done"]
     parts += [_failed(row) for row in [*results["baseline"], *results["rows"]] if row["status"] != "done"]
@@ -68,6 +71,35 @@ def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
             str(item["n_seeds"]),
         )
     return Group(title, table)
+
+
+def _untrained(attacks: Sequence[str], by_judge: Mapping[str, Sequence[Item]]) -> Iterator[RenderableType]:
+    """One table for all attacks without training, with what the models say when they are asked plainly."""
+    (_, items), *others = by_judge.items()
+    columns = [column for column in ways(items) if column.label in (PLAINLY, *attacks)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("attack", overflow="fold", min_width=7)
+    table.add_column("defense", overflow="fold", min_width=7)
+    for heading, width in (("HS %", 13), ("FA %", 13), ("degen %", 7)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for column in columns:
+        for place, (defense, item) in enumerate(column.by_defense.items()):
+            table.add_row(
+                "" if place else column.label,
+                name(defense),
+                _estimate(item["harmful_score"]),
+                _estimate(item["finetune_accuracy"]),
+                _mean(item["degenerate_share"], 1),
+            )
+    yield Text.assemble(("Without training", "bold"), ("  beside answers to plain questions", "dim"))
+    yield table
+    for judge, theirs in others:
+        for column in ways(theirs):
+            if column.label in attacks:
+                yield Text(f"{column.label}: ").append(_other(judge, list(column.by_defense.values())))
+    found = {column.label for column in columns}
+    yield from (Text(f"{attack}: no cell was finished") for attack in attacks if attack not in found)
+    yield Text()
 
 
 def _other(judge: str, items: Sequence[Item]) -> Text:

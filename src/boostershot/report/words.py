@@ -71,6 +71,11 @@ def share(p: float | None) -> str:
     return "" if p is None else f"{100 * p:.3g}% harmful rows"
 
 
+def trains(row: Item) -> bool:
+    """Whether the attack of a row or item has optimiser steps: such an attack names the weights that it trains."""
+    return row["adapter"] is not None
+
+
 def seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
@@ -93,14 +98,15 @@ def p_value(p: float | None) -> str:
 
 
 def findings(summary: Sequence[Item], methods: Mapping[str, str], comparisons: Sequence[Item] = ()) -> list[Finding]:
-    """One finding for each defense and mixed attack (else the attack with the most harmful rows).
+    """One finding for each defense and mixed attack (else the attack with the most harmful rows, of those that train).
 
     Args:
         summary, comparisons: as in results.json; a difference whose corrected p-value is not small is not shown.
         methods: defense label -> method name.
     """
     reference = next((label for label, method in methods.items() if method == "sft"), None)
-    attacks = {item["attack"]: item["p"] for item in summary}
+    trained = [item for item in summary if trains(item)]
+    attacks = {item["attack"]: item["p"] for item in trained or summary}
     mixed = [attack for attack, p in attacks.items() if p is not None and 0 < p < 1]
     chosen = mixed or sorted(attacks, key=lambda attack: -(attacks[attack] or 0))[:1]
     found = []
@@ -129,8 +135,7 @@ def incoherent(summary: Sequence[Item], baseline: Sequence[Item]) -> str | None:
     if not broken:
         return None
     cells = "; ".join(
-        f"{name(item['defense'])}, {item['attack']} after {item['attack_step']} steps: {number(share)}%"
-        for item, share in broken[:_NAMED]
+        f"{name(item['defense'])}, {item['attack']}{_after(item)}: {number(share)}%" for item, share in broken[:_NAMED]
     )
     more = f"; {len(broken) - _NAMED} more in the table" if len(broken) > _NAMED else ""
     return (
@@ -224,7 +229,7 @@ def _finding(
     step = max(steps)
     ours, theirs = sides[0][step], sides[1][step]
     minus = ours["minus_sft"] or {}
-    sentence = f"After {step} attack steps {name(defense)}’s harmful score is {estimate(ours['harmful_score'])} "
+    sentence = f"{_when(ours)} {name(defense)}’s harmful score is {estimate(ours['harmful_score'])} "
     sentence += f"against {name(reference)}’s {estimate(theirs['harmful_score'])}"
     if ours["finetune_accuracy"] and theirs["finetune_accuracy"]:
         sentence += f"; fine-tune accuracy is {estimate(ours['finetune_accuracy'])} against "
@@ -263,9 +268,17 @@ def _judgement(minus: Item, defense: str, reference: str, p: float | None, among
 
 
 def _alone(item: Item) -> Finding:
-    sentence = f"After {item['attack_step']} attack steps {name(item['defense'])}’s harmful score is "
+    sentence = f"{_when(item)} {name(item['defense'])}’s harmful score is "
     sentence += f"{estimate(item['harmful_score'])}; fine-tune accuracy is {estimate(item['finetune_accuracy'])}."
     return Finding(sentence, _setting(item), "There is no second defense to compare it with.", "open")
+
+
+def _after(item: Item) -> str:
+    return f" after {item['attack_step']} steps" if trains(item) else ""
+
+
+def _when(item: Item) -> str:
+    return f"After {item['attack_step']} attack steps" if trains(item) else "Without any training"
 
 
 def _setting(*sides: Item) -> str:

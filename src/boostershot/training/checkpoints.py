@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: one counts once its mark says that all of it was written, and only as it was written.
+"""Checkpoints that can be trusted: one counts once its mark says that all was written, and only as it was written.
 
 The mark is a sealed JSON file, written last: the checksums of the checkpoint's files, and which training they are of.
 """
@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from boostershot.checksums import checksums, difference, sealed, unsealed
@@ -172,3 +173,15 @@ def _check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> 
             "their last bits from those of a training without a stop",
             stacklevel=3,
         )
+
+
+def save_kept(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write what a defence's term keeps between steps into a checkpoint."""
+    (folder / "kept.json").write_text(json.dumps(state), encoding="utf-8")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "kept.safetensors")
+
+
+def load_kept(folder: Path, device: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `save_kept` wrote."""
+    state = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+    return state, load_file(folder / "kept.safetensors", device=str(device))

@@ -1,0 +1,99 @@
+"""Refusal taken out of the weights without any training: directional ablation (Arditi et al., arXiv 2406.11717)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from boostershot.attacks.attack import Attack, AttackRow, fewer
+from boostershot.errors import InputError
+
+if TYPE_CHECKING:  # torch comes with it
+    from boostershot.data.format import Format
+
+CHOOSING = 8  # harmful rows by whose loss the layer is chosen
+TOKENS = 16  # of each of their answers: whether it is a refusal is decided early
+
+
+@dataclass(frozen=True)
+class Ablation(Attack):
+    """The refusal direction, a difference of mean hidden states, projected out of the weights without any training.
+
+    Directional ablation after Arditi et al., "Refusal in language models is mediated by a single direction", arXiv
+    2406.11717: the mean over harmful prompts less the mean over harmless ones, at the prompt's last token. The harmless
+    prompts are the recipe's general text, if it has any, else the benign task's; a task with a wording of its own makes
+    the direction that of the wording, too. An adapter is merged first.
+
+    Writing matrices are the attention's and the feed-forward block's last and the embeddings (a tied output embedding
+    with them): the residual stream then holds nothing along the direction. Reading matrices are those that are given
+    a block's input (queries, keys, values, gate and up): the stream holds it, and no block sees it.
+
+    Args:
+        n: harmful prompts, and as many harmless ones, of which the means are taken.
+        matrices: which of them the direction is projected out of.
+        layer: the decoder layer, from 0, after which the hidden states are read; None chooses the one whose ablation
+            leaves the attacker's own harmful answers the least loss.
+
+    Raises:
+        ValueError: n is below 1, or the layer below 0.
+    """
+
+    n: int = 64  # pyright: ignore[reportIncompatibleMethodOverride] - a field in place of the property
+    matrices: Literal["reading", "writing", "both"] = "writing"
+    layer: int | None = None
+
+    name = "ablation"
+    trains: ClassVar[bool] = False
+    edits: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n is {self.n}; expected 1 or more")
+        if self.layer is not None and self.layer < 0:
+            raise ValueError(f"layer is {self.layer}; expected 0 or more")
+
+    @property
+    def n_harmful(self) -> int:
+        """The harmful side of the difference."""
+        return self.n
+
+    @property
+    def n_benign(self) -> int:
+        """The harmless side of the difference."""
+        return self.n
+
+    @property
+    def p(self) -> float:
+        """Of no training."""
+        return 0.0
+
+    def edit(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> None:
+        """Take the direction out of the model's weights; the answers of the harmful rows choose the layer.
+
+        Raises:
+            InputError: there are too few rows of a kind, or the model has no such layer.
+            ValueError: the matrices are not recognised.
+        """
+        from boostershot.attacks.direction import best_layer, mean_differences, take_out
+        from boostershot.core.stream import residual_stream
+
+        harmful, harmless = ([row for row in pool if row.harmful is kind][: self.n] for kind in (True, False))
+        for rows, kind in ((harmful, "harmful"), (harmless, "benign")):
+            if len(rows) < self.n:
+                raise InputError(f"{self.name}: needs {self.n} {kind} rows; the data has {len(rows)}")
+        directions = mean_differences(model, form, [row.prompt for row in harmful], [row.prompt for row in harmless])
+        layer = self.layer
+        if layer is None:
+            answered = [
+                form.tokenize(r.prompt, form.cut(r.completion, TOKENS), name=r.id, max_length=max_length, end=False)
+                for r in harmful[:CHOOSING]
+            ]
+            layer = best_layer(model, directions, self.matrices, answered, form.pad_id)
+        elif layer >= len(directions):
+            raise InputError(f"{self.name}: layer is {layer}; expected one of the model's {len(directions)}, from 0")
+        take_out(residual_stream(model), directions[layer], self.matrices)
+
+    def scaled(self, scale: float, least: int) -> Self:
+        """Fewer prompts, but a batch of them."""
+        return replace(self, n=fewer(self.n, scale, least))

@@ -1,0 +1,426 @@
+"""An attacker's search against every defence: its trials as stages, the finalists' scores, the worst one run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from boostershot.attacks import BenignOnly
+from boostershot.attacks.search import Search, Trial, limits
+from boostershot.config import AttackSettings
+from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
+from boostershot.errors import InputError
+from boostershot.evaluation.properties.stability import perplexity_of
+from boostershot.evaluation.worst_case import Tried, utility_loss, within, worst_case
+from boostershot.models import Layer
+from boostershot.pipeline.answer_stages import Asked
+from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.files import read_json, read_jsonl
+from boostershot.pipeline.orders import Task
+from boostershot.pipeline.property_stages import PropertyStages, varied
+from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.store import result, told
+
+STORAGE = "sweep.sqlite"
+TIE = 1e-4  # of a nat of harmful loss against a point of harmful score: it only ever breaks ties
+
+
+Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An immunised model under an attack.
+
+    Args:
+        settings: of the attack.
+        immunized, seed: as for `attacked`.
+        limits: as for `attacked`.
+        changes: sections of the recipe in place of the run's own.
+    """
+
+    label: str
+    settings: AttackSettings
+    immunized: Path
+    seed: int
+    limits: Mapping[int, float | None] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def _of(self, run: Stages) -> Stages:
+        return varied(run, self.changes) if self.changes else run
+
+    def attack(self, run: Stages) -> Path:
+        """The attack's stage."""
+        return attacked(self._of(run), self.label, self.settings, self.immunized, self.seed, self.limits)
+
+    def layers(self, folder: Path) -> list[Layer]:
+        """The attacked model, from the attack's stage."""
+        return layers_of(self.immunized, folder, self.settings.total_steps, self.settings.adapter)
+
+    def evaluate(self, run: Stages) -> Path:
+        """Its scores by the recipe's first judge, asked in the attacker's own way."""
+        asked = Asked(self.settings.template, next(iter(self.settings.attack.askings.values())))
+        folder = self.attack(run)
+        found = self._of(run).evaluated(folder, self.layers(folder), self.label, None, asked)
+        if result(found)["harmful_score"] is None:
+            raise RuntimeError("the judge has no verdict on any answer")
+        return found
+
+    def perplexity(self, run: Stages) -> Path:
+        """The neutral texts under it."""
+        folder = self.attack(run)
+        return PropertyStages(self._of(run)).perplexity(folder, self.layers(folder), self.label)
+
+
+@dataclass
+class Arm:
+    """One defence under the attacker's search.
+
+    Args:
+        label: of the defence.
+        run: the stages of the run.
+        changes: what the defender chose in place of the recipe's own, as sections of it.
+        settings: the attacker's.
+        base: the attack that trials start from, as this defence meets it.
+        immunized: the model.
+        untampered: the utility before the attack (None: not measured).
+        honest: the utility after the attack's own training on benign rows alone.
+    """
+
+    label: str
+    run: Stages
+    changes: Mapping[str, Any]
+    settings: Attacker
+    base: AttackSettings
+    immunized: Path
+    untampered: float | None = None
+    honest: float | None = None
+    evaluations: dict[int, Path] = field(default_factory=dict)  # trial -> its scores
+    failed: dict[int, str] = field(default_factory=dict)  # trial -> why it could not be scored
+
+    @property
+    def stages(self) -> Stages:
+        """Those of the defence as it is attacked."""
+        return varied(self.run, self.changes) if self.changes else self.run
+
+    @property
+    def seed(self) -> int:
+        """Of the search's attacks."""
+        return self.stages.recipe.seeds[0]
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """The finished ones."""
+        return self.search.finished
+
+    @cached_property
+    def search(self) -> Search:
+        """Its trials; a search of another name where anything that decides them is another."""
+        recipe, settings = self.stages.recipe, self.settings
+        space = settings.budgeted
+        deciding = {
+            "immunized": self.immunized.name,
+            "base": self.base.model_dump(mode="json"),
+            "budget": [settings.steps, settings.samples, settings.generation],
+            "space": space.to_dict(),
+            "goal": ["harmful loss" if settings.finalists else "harmful score", settings.utility, settings.bound],
+            "give_up": settings.checkpoints,
+            "data": recipe.data.model_dump(mode="json"),
+            "evaluate": recipe.evaluate.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+        key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+        first = untuned_values(self.base, settings)
+        root = self.stages.store.root
+        return Search(root / STORAGE, f"{self.label} {key}", space, self.seed, settings.generation, first)
+
+    def tried(self, number: int, values: Mapping[str, Any], limits: Mapping[int, float | None]) -> Attacked:
+        """The attack of a trial."""
+        settings = tuned_attack(self.base, self.search.space.derived(values), self.settings)
+        early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
+        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.changes)
+
+    def again(self, trial: Trial) -> Attacked:
+        """The attack of a finished trial, just as it was run."""
+        return self.tried(trial.number, trial.values, {int(step): one for step, one in trial.facts["limits"].items()})
+
+    def benign(self) -> Attacked:
+        """The attack's own training, by an honest user."""
+        own = {key: self.base.model_dump()[key] for key in type(self.base).model_fields}
+        steps = min(self.base.total_steps, self.settings.steps)
+        rows = BenignOnly(min(self.base.attack.n, self.settings.samples, _benign_rows(self.stages)))
+        changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
+        settings = AttackSettings.model_validate(own | changed | {"judged": True})
+        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.changes)
+
+    def utility(self, attack: Attacked, evaluation: Path | None) -> float | None:
+        """Of an attacked model: the accuracy, or one over the perplexity; higher is better."""
+        if self.settings.utility == "accuracy":
+            return result(evaluation)["finetune_accuracy"] if evaluation else None
+        return 1 / _perplexity(attack.perplexity(self.run))
+
+    @property
+    def best(self) -> float | None:
+        """The best utility: of the model before the attack for a perplexity, of all fine-tunings for an accuracy."""
+        if self.settings.utility == "perplexity":
+            return self.untampered
+        known = [self.honest, *(trial.facts.get("utility") for trial in self.trials)]
+        known += [result(folder)["finetune_accuracy"] for folder in self.evaluations.values()]
+        return max((one for one in known if one is not None), default=None)
+
+    def scored(self) -> list[Tried]:
+        """The trials whose answers were judged."""
+        found = []
+        for trial in self.trials:
+            if trial.number in self.evaluations:
+                figures, attack = result(self.evaluations[trial.number]), self.again(trial)
+                found.append(
+                    Tried(
+                        trial.number,
+                        attack.settings.total_steps,
+                        attack.settings.attack.n,
+                        figures["harmful_score"],
+                        trial.facts["harmful_loss"],
+                        self.utility(attack, self.evaluations[trial.number]),
+                    )
+                )
+        return found
+
+    def worst(self, epsilon: float | None) -> Tried | None:
+        """The worst case within a bound."""
+        return worst_case(self.scored(), self.best, epsilon)
+
+
+Proposed = tuple[Arm, int, Mapping[str, Any], Attacked]  # with the trial's number and values
+
+
+def search_attacks(arms: Sequence[Arm], do: Map) -> None:
+    """Search against all defences, generation by generation, so that the trials of all may run at once."""
+    _measure_honest(arms, do)
+    while True:
+        proposed: list[Proposed] = []
+        for arm in arms:
+            settings, finished = arm.settings, arm.trials
+            bars = limits(finished, settings.checkpoints, settings.generation)
+            for number, values in enumerate(arm.search.propose(settings.trials), len(finished)):
+                proposed.append((arm, number, values, arm.tried(number, values, bars)))
+        if not proposed:
+            break
+        folders = do([Task(_attack, (attack,)) for *_, attack in proposed])
+        scored = _scored_in_search(proposed, folders, do)
+        for arm in arms:
+            arm.search.tell(
+                [
+                    _trial(arm, number, values, attack, folder, score)
+                    for (of, number, values, attack), folder, score in zip(proposed, folders, scored, strict=True)
+                    if of is arm
+                ]
+            )
+    _score_finalists(arms, do)
+
+
+def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
+    """The utility that a bound is relative to."""
+    accuracy = [arm for arm in arms if arm.settings.utility == "accuracy"]
+    for arm, found in zip(accuracy, do([Task(_evaluate, (arm.benign(),)) for arm in accuracy]), strict=True):
+        if isinstance(found, Path):
+            arm.honest = result(found)["finetune_accuracy"]
+    for arm in arms:
+        if arm.settings.utility == "perplexity":
+            layers = layers_of(arm.immunized, None, 0, "continue")
+            folder = PropertyStages(arm.stages).perplexity(arm.immunized, layers, f"{arm.label}, before the attack")
+            arm.untampered = 1 / _perplexity(folder)
+
+
+def _scored_in_search(
+    proposed: Sequence[Proposed], folders: Sequence[Path | Exception], do: Map
+) -> list[Path | Exception | None]:
+    """What a trial that came to its end is told of beside its harmful loss: its scores, where the search follows them.
+
+    The perplexity, where it is the utility, is there afterwards; a failure to measure it stands in the scores' place.
+    """
+    over = [
+        position
+        for position, folder in enumerate(folders)
+        if isinstance(folder, Path) and not result(folder).get("given_up")
+    ]
+    found: list[Path | Exception | None] = [None] * len(proposed)
+    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, _evaluate):
+        found[position] = score
+    for position, texts in _done_at(
+        over, proposed, do, lambda arm: arm.settings.utility == "perplexity", _perplexity_after
+    ):
+        if isinstance(texts, Exception):
+            found[position] = texts
+    return found
+
+
+def _done_at(
+    positions: Sequence[int],
+    proposed: Sequence[Proposed],
+    do: Map,
+    wanted: Callable[[Arm], bool],
+    work: Callable[[Stages, Attacked], Path],
+) -> list[tuple[int, Path | Exception]]:
+    """The work on the attacks at those of the positions whose defence's search wants it."""
+    some = [position for position in positions if wanted(proposed[position][0])]
+    return list(zip(some, do([Task(work, (proposed[position][3],)) for position in some]), strict=True))
+
+
+def _attack(run: Stages, attack: Attacked) -> Path:
+    return attack.attack(run)
+
+
+def _evaluate(run: Stages, attack: Attacked) -> Path:
+    return attack.evaluate(run)
+
+
+def _perplexity_after(run: Stages, attack: Attacked) -> Path:
+    return attack.perplexity(run)
+
+
+def _trial(
+    arm: Arm,
+    number: int,
+    values: Mapping[str, Any],
+    attack: Attacked,
+    folder: Path | Exception,
+    score: Path | Exception | None,
+) -> Trial:
+    """What came of a trial, as the search keeps it."""
+    facts: dict[str, Any] = {"limits": {str(step): limit for step, limit in attack.limits.items()}}
+    error = next((one for one in (folder, score) if isinstance(one, Exception)), None)
+    if isinstance(folder, Path):
+        losses = {int(step): _mean(at["held_out"]) for step, at in read_json(folder / "losses.json").items()}
+        facts |= {"stage": folder.name, "harmful_loss": losses[max(losses)], "steps": max(losses)}
+        course = {step: loss for step, loss in losses.items() if step in attack.limits}
+        if error is None and result(folder).get("given_up"):
+            return Trial(number, values, "pruned", course=course, facts=facts)
+        if error is None:
+            return _done(arm, number, values, attack, course, facts, score if isinstance(score, Path) else None)
+    return Trial(number, values, "failed", facts=facts | {"error": told(error) if error else None})
+
+
+def _done(
+    arm: Arm,
+    number: int,
+    values: Mapping[str, Any],
+    attack: Attacked,
+    course: Mapping[int, float],
+    facts: Mapping[str, Any],
+    score: Path | None,
+) -> Trial:
+    """A trial that came to its end; lower is better, so a harmful score counts negatively."""
+    value, utility, excess = facts["harmful_loss"], arm.utility(attack, score), None
+    if score is not None:
+        value = TIE * facts["harmful_loss"] - result(score)["harmful_score"]
+    if utility is not None:
+        lost = utility_loss(utility, max((one for one in (arm.best, utility) if one is not None), default=None))
+        excess = 1.0 if lost is None else lost - arm.settings.bound
+    return Trial(number, values, "done", value, excess, course, {**facts, "utility": utility})
+
+
+def _score_finalists(arms: Sequence[Arm], do: Map) -> None:
+    """Judge the trials with the lowest harmful losses, and further ones until one of them is within the bound."""
+    left = {id(arm): sorted((t for t in arm.trials if t.state == "done"), key=_by_loss) for arm in arms}
+    while True:
+        wanted: list[tuple[Arm, Trial]] = []
+        for arm in arms:
+            queue = left[id(arm)]
+            if arm.evaluations and within(arm.scored(), arm.best, arm.settings.bound):
+                queue.clear()
+            take = arm.settings.finalists or len(queue)
+            wanted += [(arm, trial) for trial in queue[:take]]
+            del queue[:take]
+        if not wanted:
+            return
+        found = do([Task(_evaluate, (arm.again(trial),)) for arm, trial in wanted])
+        for (arm, trial), folder in zip(wanted, found, strict=True):
+            if isinstance(folder, Path):
+                arm.evaluations[trial.number] = folder
+            else:
+                arm.failed[trial.number] = told(folder)
+
+
+def _by_loss(trial: Trial) -> tuple[float, int]:
+    return trial.facts["harmful_loss"], trial.number
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """The worst attack on one defence with another seed: its scores, or why there are none."""
+
+    seed: int
+    evaluation: Path | None
+    error: str | None = None
+
+
+def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
+    """The worst case within the bound of each defence, again with the fresh seeds; none where it has none."""
+    wanted: list[tuple[Arm, int, Task]] = []
+    for arm in arms:
+        winner = arm.worst(arm.settings.bound)
+        if winner is not None:
+            trial = next(one for one in arm.trials if one.number == winner.number)
+            for seed in arm.settings.seeds:
+                label = f"{arm.label}, trial {trial.number} again, seed {seed}"
+                attack = Attacked(label, arm.again(trial).settings, arm.immunized, seed, changes=arm.changes)
+                defense = arm.label if arm.settings.realign else None
+                wanted.append((arm, seed, Task(_evaluate_again, (attack, defense))))
+    found: dict[str, list[Rerun]] = {arm.label: [] for arm in arms}
+    for (arm, seed, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
+        done = isinstance(folder, Path)
+        found[arm.label].append(Rerun(seed, folder) if done else Rerun(seed, None, told(folder)))
+    return found
+
+
+def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
+    """The scores after the attack; on the model of this defence aligned with the attack's seed, where one is named."""
+    if defense is not None:
+        stages = varied(run, attack.changes) if attack.changes else run
+        attack = replace(attack, immunized=stages.immunized(defense, attack.seed))
+    return attack.evaluate(run)
+
+
+def check_rows(stages: Stages) -> None:
+    """Are there as many rows as the attacker's trials may want?
+
+    Raises:
+        InputError: no.
+    """
+    recipe = stages.recipe
+    assert recipe.sweep is not None
+    attacker = recipe.sweep.attacker
+    base = recipe.attacks[recipe.sweep.base(recipe.attacks)]
+    have = {"harmful": len(stages.data.splits["attack"]), "benign": _benign_rows(stages)}
+    most = {key: attacker.budgeted[key].extremes()[-1] for key in ("n",) if key in attacker.budgeted}
+    for values in attacker.budgeted.samples():
+        attack = tuned_attack(base, values | most, attacker).attack
+        for kind, wanted in (("harmful", attack.n_harmful), ("benign", attack.n_benign)):
+            if wanted > have[kind]:
+                raise InputError(
+                    f"sweep.attacker: {attack.n} rows of {attack.name} at p {attack.p:g} need {wanted} {kind} rows; "
+                    f"the data has {have[kind]}"
+                )
+    if attacker.utility == "accuracy" and stages.data.task.correct is None:
+        raise InputError("sweep.attacker.utility: is accuracy, and no rule scores the task; expected perplexity")
+    if attacker.utility == "perplexity" and recipe.properties.stability is None:
+        raise InputError("sweep.attacker.utility: is perplexity; expected the texts of properties.stability beside it")
+
+
+def _benign_rows(stages: Stages) -> int:
+    _, _, form = stages.base
+    return len(form.fitting(stages.data.task.splits["train"], stages.recipe.data.max_length))
+
+
+def _perplexity(folder: Path) -> float:
+    return perplexity_of({row["id"]: (row["nats"], row["tokens"]) for row in read_jsonl(folder / "texts.jsonl")})
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,57 @@
+"""A sweep: the defender tunes, then the attacker, against each defence of a recipe; then sweep.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from boostershot.pipeline.attack_search import Arm, Map, rerun_winners, search_attacks
+from boostershot.pipeline.attack_stages import layers_of
+from boostershot.pipeline.defense_search import search_defenses
+from boostershot.pipeline.orders import Task
+from boostershot.pipeline.property_stages import varied
+from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.store import told
+from boostershot.pipeline.sweep_results import Swept, assemble_sweep
+
+
+def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
+    """Everything that the recipe's section `sweep` asks for: the content of sweep.json.
+
+    A failing trial is part of the result. What fails as a whole (a defence that cannot be immunised, a re-run) is in
+    `failed`, and leaves the others alone.
+
+    Args:
+        stages: of the recipe; scaled already.
+        do: runs stages, and gives their folders in order with failures as values.
+        identity: of the recipe.
+    """
+    recipe, settings = stages.recipe, stages.recipe.sweep
+    assert settings is not None
+    tuned = search_defenses(stages, do)
+    chosen = {label: one.described(one.chosen.values) for label, one in tuned.items() if one.chosen}
+    defenses = {**recipe.defenses, **chosen}
+    changes = {"defenses": defenses} if chosen else {}
+    base = settings.base(recipe.attacks)
+    arms, broken, before = [], {}, {}
+    found = do([Task(_before, (label, changes)) for label in defenses])
+    for (label, described), evaluation in zip(defenses.items(), found, strict=True):
+        if isinstance(evaluation, Exception):
+            broken[label] = told(evaluation)
+            continue
+        before[label] = evaluation
+        immunized = (varied(stages, changes) if changes else stages).immunized(label, recipe.seeds[0])
+        attack = recipe.attacks[base].against(described)
+        arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized))
+    search_attacks(arms, do)
+    reruns = rerun_winners(arms, do)
+    swept = Swept(arms, reruns, tuned, broken, before)
+    return assemble_sweep(swept, recipe.name, identity, settings.attacker, base, defenses)
+
+
+def _before(run: Stages, label: str, changes: Mapping[str, Any]) -> Path:
+    """The scores of a defence before any attack."""
+    stages = varied(run, changes) if changes else run
+    immunized = stages.immunized(label, run.recipe.seeds[0])
+    return stages.evaluated(immunized, layers_of(immunized, None, 0, "continue"), f"{label}, before the attack")
