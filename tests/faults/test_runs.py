@@ -76,6 +76,7 @@ def killed_when(process, out: Path, share: float, undisturbed) -> int:
     return have
 
 
+@every
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_in_mid_training_is_clean_and_goes_on(undisturbed, tmp_path, number, code):
     out = tmp_path / "run"
@@ -107,6 +108,7 @@ def inside_an_excursion(then: Callable[[Any], None]) -> None:
     oracle_module.Oracle.shift = shifted  # type: ignore[method-assign]
 
 
+@every
 def test_a_kill_between_the_passes_leaves_no_perturbed_weights(undisturbed, tmp_path):
     out = tmp_path / "run"
     killed = functools.partial(signal_at_step, signal.SIGKILL, 10)  # the step after a checkpoint
@@ -118,17 +120,19 @@ def test_a_kill_between_the_passes_leaves_no_perturbed_weights(undisturbed, tmp_
 # --- disk, memory, clock, numbers ----------------------------------------------------------------------------------
 
 
+@every
 @pytest.mark.parametrize(
     "size",
-    [2_000, 30_000, *(pytest.param(n, marks=every) for n in (0, 100, 500, 1_000, 5_000, 10_000, 60_000, 90_000))],
+    [0, 100, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 90_000],
 )
 def test_files_that_cannot_grow_end_the_run_in_a_line(undisturbed, tmp_path, size, count):
     """Each limit stops another write: the lock, the manifest, rows, a checkpoint, an adapter."""
     out = tmp_path / "run"
     code, said = forked.finished(undisturbed.recipe, out, forked.limited_to(size))
     assert "Traceback" not in said
-    last = said.splitlines()[-1] if said else ""
-    assert code == 1 and (not last or "the disk is full" in last), said
+    assert code == 1, said
+    if size >= 2_000:  # below, what it says does not fit into its log either
+        assert "the disk is full" in said.splitlines()[-1]
     left = sorted(path.name for path in (out / "stages").glob("*")) if (out / "stages").exists() else []
     assert_made_good(undisturbed, out)
     count(f"files limited to {size} bytes: ended with 1 after {len(left)} stages; then equal bit for bit")
@@ -180,6 +184,7 @@ def no_memory() -> BaseException:
     return RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ...")
 
 
+@every
 def test_too_little_memory_fails_the_cell_and_says_what_needs_less(undisturbed, tmp_path):
     out = tmp_path / "run"
     code, said = forked.finished(undisturbed.recipe, out, functools.partial(fail_at_gradient, 40, no_memory))
@@ -200,7 +205,8 @@ def poison_gradient(n: int) -> None:
     oracle_module.token_losses = poisoned  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("step", [14, *(pytest.param(n, marks=every) for n in (1, 11, 21))])
+@every
+@pytest.mark.parametrize("step", [1, 11, 14, 21])
 def test_a_loss_that_is_no_number_stops_before_the_optimiser(undisturbed, tmp_path, step):
     out = tmp_path / "run"
     nan = functools.partial(poison_gradient, 3 * (step - 1) + 1 + step % 3)  # three gradients a step; one of them
@@ -227,7 +233,8 @@ def clock_back(at_event: int) -> None:
     forked._Events(jump)
 
 
-@pytest.mark.parametrize("share", [0.5, *(pytest.param(x, marks=every) for x in (0.1, 0.3, 0.4, 0.6, 0.7))])
+@every
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.4, 0.5, 0.6, 0.7])
 def test_a_clock_that_jumps_back_changes_nothing(undisturbed, tmp_path, share):
     def prepared(event: int) -> Callable[[], None]:
         return functools.partial(in_folder, tmp_path, functools.partial(clock_back, event))
@@ -264,7 +271,7 @@ def content(out: Path) -> list[Path]:
     return [path for path in stages if path.stat().st_size] + [out / "judgements.sqlite"]
 
 
-@pytest.mark.parametrize("harm", [flip, cut])
+@pytest.mark.parametrize("harm", [flip, pytest.param(cut, marks=every)])
 def test_every_stage_damaged_at_once_is_done_again(undisturbed, tmp_path, harm, count):
     out, draw = undisturbed.copied(tmp_path / "run"), random.Random(harm.__name__)
     stages = sorted((out / "stages").iterdir())
@@ -289,9 +296,8 @@ def test_a_file_damaged_is_found_and_its_stage_is_done_again(undisturbed, tmp_pa
     count(f"{harm.__name__} of {path.name}: {'found, redone' if found else 'harmless'}, equal bit for bit")
 
 
-@pytest.mark.parametrize(
-    "trial", [*range(2), *(pytest.param(n, marks=every) for n in range(2, 20))], ids=lambda n: f"trial{n}"
-)
+@every
+@pytest.mark.parametrize("trial", range(20))
 def test_what_an_unfinished_stage_left_is_not_used_once_damaged(undisturbed, tmp_path, trial, count):
     """Killed in mid-training, then every file of the stage is damaged: checkpoints, records, saved adapters."""
     out, draw = tmp_path / "run", random.Random(f"unfinished/{trial}")
@@ -325,6 +331,7 @@ def killed_at_attack_step(step: int) -> None:
 # --- others in the folder ------------------------------------------------------------------------------------------
 
 
+@every
 def test_a_second_run_in_the_folder_is_told_who_works_there(undisturbed, tmp_path):
     out = tmp_path / "run"
     first = forked.started(undisturbed.recipe, out)

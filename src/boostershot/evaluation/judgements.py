@@ -1,8 +1,9 @@
 """Judgements that are kept: one SQLite file in the run folder, so that no answer is judged twice by the same judge.
 
 The key is a hash of the judge's identity (settings and version), the prompt and the answer; neither text is in the
-file. SQLite makes each batch whole or absent whenever the process is killed, and lets two processes write. Every verdict
-carries a checksum: one that is not what was written is asked for again, and a file that SQLite cannot read is set aside.
+file. SQLite makes each batch whole or absent whenever the process is killed, and lets two processes write. Every
+verdict carries a checksum: one that is not what was written is asked for again, and a file that SQLite cannot read is
+set aside.
 """
 
 from __future__ import annotations
