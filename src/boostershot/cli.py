@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from boostershot import recipes
-from boostershot.errors import InputError, StageFailed
+from boostershot.errors import InputError, StageFailed, way_out
 
 # Heavy imports (torch and what needs it) are inside the functions: --help and a misspelt key must not wait.
 
@@ -423,11 +423,7 @@ def _crash_log(folder: Path) -> Iterator[None]:
 
 def _described(error: Exception) -> str:
     said = str(error).strip().splitlines()
-    line = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-    memory = ("out of memory", "can't allocate memory")
-    if isinstance(error, MemoryError) or any(words in str(error) for words in memory):
-        line += "; a smaller runtime.micro_batch_size or runtime.generation_batch_size needs less memory"
-    return line
+    return (f"{type(error).__name__}: {said[0]}" if said else type(error).__name__) + way_out(error)
 
 
 def _logged(folder: Path) -> str:

@@ -90,7 +90,10 @@ def run(
         if sweep:
             check_rows(stages)
         with opened(stages) as executor:
-            start_manifest(folder, recipe, torch.get_num_threads())
+            changed = start_manifest(folder, recipe, torch.get_num_threads())
+            if changed:
+                versions = "; ".join(changed)
+                reporter.line(f"{folder}: was begun with other versions ({versions}); what is done there is kept")
             describe_data(folder, **stages.data.facts())
             _announce(stages, recipe.scale, properties, sweep)
             cells, baseline = _grid(executor, until)
