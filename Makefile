@@ -1,5 +1,6 @@
 # make demo    install into .venv, then immunise, attack, score and report the built-in model
 # make test    install the test tools as well, then lint, type check and run every test
+# make faults  every fault trial: kills, full disks, damaged files, spoilt input (docs/faults.md; about an hour)
 # make test-integrations  install lm-eval and Inspect beside that, then run the tests that need them
 # make lint    the lint and type check alone
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes)
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 BOTH := $(VENV)/integrations
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo test test-integrations lint search-defenses bench-defenses bench-recipes bench-generation clean
+.PHONY: help demo test faults test-integrations lint search-defenses bench-defenses bench-recipes bench-generation clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -29,6 +30,9 @@ demo: $(VENV)/stamp-demo
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=15
+
+faults: $(VENV)/stamp-test
+	$(BIN)/python -m pytest tests/faults -m "faults or not faults" --timeout=1800
 
 test-integrations: $(VENV)/stamp-integrations
 	$(BOTH)/bin/python -m pytest tests/integrations

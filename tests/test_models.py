@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from boostershot import InputError, load_base, models
+from boostershot.checksums import checksums, sealed
 from boostershot.data.format import Format
 from boostershot.evaluation.generation import generate
 from boostershot.models import Layer, load_chain
@@ -109,12 +111,24 @@ def test_conversion_happens_once(package, monkeypatch):
     assert calls == [models.EMBEDDED_FILE]
 
 
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_text("m1ne")])
+def test_damaged_conversion_is_done_again(package, monkeypatch, harm):
+    monkeypatch.setattr(models, "_convert", lambda source, target: (target / "model").write_text("mine"))
+    harm(models.embedded_model() / "model")
+    folder = models.embedded_model()
+    assert (folder / "model").read_text() == "mine"
+    assert sorted(path.name for path in folder.iterdir()) == [models.CHECKSUMS, "model"]
+    assert list(package.iterdir()) == [folder]
+
+
 def test_two_processes_that_convert_at_once(package, monkeypatch):
     def convert(source, target):
         (target / "config.json").write_text("mine")
         other = package / models.EMBEDDED_MODEL  # which the other process finishes meanwhile
         other.mkdir()
         (other / "config.json").write_text("theirs")
+        record = sealed({"files": checksums(other)})
+        (other / models.CHECKSUMS).write_text(json.dumps(record))
 
     monkeypatch.setattr(models, "_convert", convert)
     folder = models.embedded_model()

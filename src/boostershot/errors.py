@@ -44,3 +44,18 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
 
 def _folded(name: str) -> str:
     return name.lower().replace("-", "_")
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, on one line; where memory ran out, with what needs less."""
+    return (" ".join(str(error).split()) or type(error).__name__) + way_out(error)
+
+
+def way_out(error: BaseException) -> str:
+    """The end of a message about an error: what needs less memory, where that ran out; nothing else."""
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+        return "; a smaller runtime.micro_batch_size or runtime.generation_batch_size needs less memory"
+    return ""
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")

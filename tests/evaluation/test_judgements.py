@@ -2,13 +2,13 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from boostershot import InputError
 from boostershot.evaluation.judgements import BATCH, Judgements
 from boostershot.evaluation.judges import Verdict
 
@@ -133,9 +133,26 @@ def test_two_stages_at_once_share_the_file(tmp_path):
     assert Judgements(path).spent(IDENTITY)[0] == 20
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
+def test_a_damaged_file_is_set_aside_and_its_answers_are_judged_again(tmp_path):
     path = tmp_path / "j.sqlite"
     path.write_bytes(json.dumps("no database").encode() * 100)
-    with pytest.raises(InputError, match=r"j.sqlite: is damaged .*delete it") as caught:
-        Judgements(path)
-    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match=r"j.sqlite: is damaged; set aside as j.sqlite.damaged"):
+        kept = Judgements(path)
+    assert kept.by(IDENTITY, Counting)(pairs(2)) == Counting()(pairs(2))
+    assert (tmp_path / "j.sqlite.damaged").exists()
+
+
+def test_a_verdict_that_is_not_what_was_written_is_asked_for_again(tmp_path):
+    path, judge = tmp_path / "j.sqlite", Counting()
+    right = Judgements(path).by(IDENTITY, Counting)(pairs(4))
+    with sqlite3.connect(path) as db:
+        keys = [key for (key,) in db.execute("SELECT key FROM verdicts ORDER BY key LIMIT 3")]
+        db.execute("UPDATE verdicts SET verdict = replace(verdict, 'true', 'null') WHERE key = ?", keys[:1])
+        db.execute("UPDATE verdicts SET prompt_tokens = prompt_tokens + 1 WHERE key = ?", keys[1:2])
+        db.execute("UPDATE verdicts SET verdict = CAST(x'ff22' AS TEXT) WHERE key = ?", keys[2:])
+    db.close()
+    kept = Judgements(path)
+    assert kept.spent(IDENTITY)[0] == 1
+    assert kept.by(IDENTITY, lambda: judge)(pairs(4)) == right
+    assert len(judge.asked) == 3
+    assert kept.spent(IDENTITY) == (4, 40, 8)

@@ -276,7 +276,7 @@ def test_no_judge_is_asked_by_two_workers_at_once(executor):
 
 def test_a_run_folder_that_workers_do_not_share_is_told(executor, monkeypatch):
     monkeypatch.setattr(stores, "PATIENCE", 0.0)
-    monkeypatch.setattr(stores, "done", lambda folder, verify=False: False)
+    monkeypatch.setattr(stores, "done", lambda folder: False)
     with pytest.raises(InputError, match="expected a run folder on storage that all workers share"):
         executor.map([Task(text, ("a", "said"))])
 

@@ -58,6 +58,16 @@ def test_a_repetition_keeps_its_start_and_other_values_are_added(
     assert [one["started"] for one in read_manifest(tmp_path)["history"]] == ["a", "d"]
 
 
+def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("quickstart")
+    assert start_manifest(tmp_path, recipe, threads=1) == []
+    assert start_manifest(tmp_path, recipe, threads=1) == []
+    then = read_manifest(tmp_path)["versions"]
+    monkeypatch.setattr(manifest, "versions", lambda: then | {"torch": "3.0"})
+    assert start_manifest(tmp_path, recipe, threads=1) == [f"torch {then['torch']} -> 3.0"]
+    assert [one["versions"] for one in read_manifest(tmp_path)["history"]] == [then]
+
+
 def test_a_recipe_of_another_name_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe("quickstart")
     store = Store(tmp_path)

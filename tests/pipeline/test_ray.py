@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 from test_executor import QUIET, contents, lasts, stages_in, text, user_folder, wait_for
 
 import boostershot as bs
@@ -28,17 +29,22 @@ def folder(tmp_path_factory):
     return user_folder(tmp_path_factory.mktemp("user"))
 
 
+TRIAL_STEPS = 3  # the recipe's own attack takes 2
+
+
 @pytest.fixture
 def killer(tmp_path):
-    """Kills the first worker that is seen at work on an attack; tells its process id."""
+    """Kills the first worker that is seen at work on a trial of the sweep; tells its process id."""
     killed = []
     over = threading.Event()
 
     def watch():
         while not killed and not over.wait(0.01):
             for lock in tmp_path.glob("run/stages/attack-*/lock"):
-                owner = lock.read_text()
-                if owner and not killed:
+                config, owner = lock.parent / "config.json", lock.read_text()
+                if not owner or killed or not config.exists():
+                    continue
+                if json.loads(config.read_text())["config"]["attack"]["steps"] == TRIAL_STEPS:
                     os.kill(json.loads(owner)["pid"], signal.SIGKILL)
                     killed.append(json.loads(owner)["pid"])
 
@@ -50,14 +56,23 @@ def killer(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_of_whom_one_is_killed_give_the_same_to_the_bit(folder, tmp_path, killer):
+def test_a_sweep_by_two_workers_of_whom_one_is_killed_is_the_same_to_the_bit(folder, tmp_path, killer):
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    del recipe["defenses"]["sft"]
+    attacker = {"trials": 2, "generation": 2, "steps": TRIAL_STEPS, "samples": 8, "seeds": [7], "utility": "perplexity"}
+    space = {"lr": [1e-3, 1e-2], "p": {"low": 0.25, "high": 1.0}}
+    recipe |= {"sweep": {"attacker": attacker | {"space": space}}, "properties": {"stability": {"n_texts": 2}}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     changes = {"runtime.executor": "ray", "runtime.processes": 2}
     before = signal.getsignal(signal.SIGTERM)
-    spread = bs.run(folder / "recipe.yaml", tmp_path / "run", changes, reporter=QUIET)
-    alone = bs.run(folder / "recipe.yaml", tmp_path / "alone", reporter=QUIET)
+    spread = bs.run(tmp_path / "recipe.yaml", tmp_path / "run", changes, sweep=True, reporter=QUIET)
     assert len(killer) == 1
+    alone = bs.run(tmp_path / "recipe.yaml", tmp_path / "alone", sweep=True, reporter=QUIET)
     assert contents(spread.folder) == contents(alone.folder)
     assert spread.rows == alone.rows
+    swept = [(one.folder / "sweep.json").read_text() for one in (spread, alone)]
+    assert swept[0] == swept[1]
+    assert [trial["state"] for trial in json.loads(swept[0])["defenses"][0]["trials"]] == ["done", "done"]
     assert not ray.is_initialized()
     assert signal.getsignal(signal.SIGTERM) is before
 

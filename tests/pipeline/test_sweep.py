@@ -12,6 +12,7 @@ from boostershot.config import load_recipe
 from boostershot.pipeline import attack_search, grid
 from boostershot.pipeline.executor import Executor
 from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.stages import Stages
 from tiny import preference_rows, save_tiny_chat
 
 SPACE = {
@@ -237,6 +238,22 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(folder, started):
     assert content["failed"] == []
 
 
+def test_a_defense_that_cannot_be_immunised_leaves_the_others(folder, started, monkeypatch):
+    whole = Stages.immunized
+
+    def broken(self, label, seed):
+        if label == "booster":
+            raise RuntimeError("made to fail")
+        return whole(self, label, seed)
+
+    monkeypatch.setattr(Stages, "immunized", broken)
+    with pytest.raises(bs.StageFailed, match="made to fail"):
+        bs.run(folder / "recipe.yaml", started, sweep=True, reporter=QUIET)
+    content = json.loads((started / "sweep.json").read_text())
+    assert [item["defense"] for item in content["defenses"]] == ["sft"]
+    assert content["failed"] == [{"defense": "booster", "error": "made to fail"}]
+
+
 def test_only_finalists_are_judged_unless_none_is_within_the_bound(folder, started):
     changes = {"sweep.attacker.finalists": 1, "sweep.attacker.trials": 3, "sweep.attacker.seeds": [7]}
     bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
@@ -308,6 +325,7 @@ def test_the_plan_counts_trials(folder):
         (["--set", "sweep.attacker.attack=mx"], "sweep.attacker.attack"),
         (["--set", "sweep.attacker.bound=0.3"], "expected one of epsilons"),
         (["--set", "sweep=null"], "sweep: is missing"),
+        (["--set", "sweep=null", "--dry-run"], "sweep: is missing"),
         (["--set", "sweep.defender={trials: 1, spaces: {boster: {lam: [1]}}, attacks: [mix]}"], "booster"),
         (["--set", "sweep.defender={trials: 1, spaces: {booster: {lm: [1]}}, attacks: [mix]}"], 'did you mean "lam"'),
     ],

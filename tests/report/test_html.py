@@ -423,7 +423,7 @@ def test_attacks_without_training_stand_beside_what_training_reaches(make_run):
         ("mix (no disguise)", "after 40 steps", "mix (no disguise)", 40),
     ]
     head, *table = Tables(page).found["Harmful score without training and with it"]
-    assert head == ["Attack", "", "SFT", "Booster"]
+    assert head == ["Attack", "How", "SFT", "Booster"]
     assert table == [
         [label, note, *(estimate(items[attack, step, defense]) for defense in ("sft", "booster"))]
         for label, note, attack, step in expected

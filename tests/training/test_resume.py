@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from boostershot import SFT, TAR, Booster, ImmunizeArguments, Patcher, immunize
 from boostershot.data.rows import Completion
 from boostershot.training import trainer
-from boostershot.training.checkpoints import last_whole_checkpoint
+from boostershot.training.checkpoints import last_whole_checkpoint, mark
 from boostershot.training.metrics import MetricsFile
 from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
 
@@ -75,6 +75,13 @@ def differing(a, b):
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
+def without(checkpoint, name):
+    """The checkpoint as if this file had never been in it."""
+    facts = json.loads((checkpoint / "whole").read_text())["training"]
+    (checkpoint / name).unlink()
+    mark(checkpoint, facts)
+
+
 DEFENSES = {
     "sft": SFT(),
     "booster": Booster(lam=5.0, alpha=0.1),
@@ -102,7 +109,7 @@ def test_weights_depend_on_what_the_checkpoint_holds(tmp_path):
     with pytest.raises(Stop):
         train(tmp_path / "stopped", SFT(), LORA, [StopAfter(4)])
     assert not (tmp_path / "stopped" / "checkpoint-3" / "defense.safetensors").exists()  # it keeps nothing
-    (tmp_path / "stopped" / "checkpoint-3" / "optimizer.pt").unlink()
+    without(tmp_path / "stopped" / "checkpoint-3", "optimizer.pt")
     assert differing(whole, weights(train(tmp_path / "stopped", SFT(), LORA)))
 
 
@@ -111,7 +118,7 @@ def test_weights_depend_on_the_tensors_that_the_checkpoint_holds(tmp_path, name)
     whole = weights(train(tmp_path / "whole", DEFENSES[name], LORA))
     with pytest.raises(Stop):
         train(tmp_path / "stopped", DEFENSES[name], LORA, [StopAfter(4)])
-    (tmp_path / "stopped" / "checkpoint-3" / "defense.safetensors").unlink()
+    without(tmp_path / "stopped" / "checkpoint-3", "defense.safetensors")
     assert differing(whole, weights(train(tmp_path / "stopped", DEFENSES[name], LORA)))
 
 
@@ -149,7 +156,7 @@ def test_latest_checkpoint_is_by_number_and_unmarked_ones_go(tmp_path):
     for step in (3, 12, 100, 99):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (3, 12, 99):
-        (tmp_path / f"checkpoint-{step}" / "whole").touch()
+        mark(tmp_path / f"checkpoint-{step}", {})
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-99"
     assert not (tmp_path / "checkpoint-100").exists()
     assert last_whole_checkpoint(tmp_path / "nothing here") is None

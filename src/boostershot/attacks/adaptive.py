@@ -52,9 +52,16 @@ class Kick:
 class Adaptive(HarmfulMix):
     """harmful-mix with moves against a defence, each of which is a switch.
 
+    The moves are this project's own. arXiv 2605.14605 reports an adaptive attack whose equations are not known here;
+    this is no reproduction of it.
+
     Args:
-        perturbed: several gradient steps on each batch, from perturbed points.
-        kick: large steps, momentum or noise first, then a new optimiser.
+        p: the harmful ratio.
+        n: the number of rows.
+        perturbed: {gradients: 4, radius: 0.01}: so many gradient steps on each batch from perturbed points, of that
+            length relative to the trained weights; the optimiser gets the mean of the gradients.
+        kick: {share: 0.2, lr_factor: 1, momentum: null, noise: 0}: that share of the steps first at lr_factor times the
+            learning rate or with another momentum, or one random step of relative length noise; then a new optimiser.
         opposed: the defence's own term with the opposite sign, its gradient this share of h's in length, below 1;
             0 leaves it out. Against a defence that has no term (SFT) it changes nothing.
 

@@ -33,7 +33,7 @@ from boostershot.data.format import Format
 from boostershot.data.rows import Completion
 from boostershot.errors import InputError
 from boostershot.training.arguments import DEFAULT_LORA, attach_lora
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept, training_facts
 
 
 @dataclass
@@ -140,18 +140,21 @@ def attack(
             continue
         mine = _arguments(args, phase.moves, number, steps)
         at = {step - done: step for step in args.record_steps if done < step <= done + steps or step == done == 0}
-        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole()]
+        rows = _tokenized(phase, form, max_length)
+        how = (attack, phase.moves, anchor, args.adapter, args.refactor, args.optimizer, mine.momentum)
+        facts = training_facts(how, list(rows), model, mine)
+        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole(facts)]
         trainer = TrieSFTTrainer(
             model=model,
             args=mine,
-            train_dataset=_tokenized(phase, form, max_length),
+            train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[*own, *callbacks],
             extras=replace(extras, moves=phase.moves, first_step=done),
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)))
+        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts, removing=args.should_save)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         model = trainer.accelerator.unwrap_model(trainer.model)
         done += steps

@@ -26,7 +26,7 @@ from boostershot.attacks.optimizers import check_optimizer, optimizer_of
 from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
 from boostershot.training.arguments import DEFAULT_LORA
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
 
 Reward = Callable[[Sequence[AttackRow], Sequence[str]], Sequence[float | None]]
 """The reward of each answer to its row's prompt; None where there is none: such an answer moves nothing."""
@@ -121,6 +121,7 @@ def reinforce(
     model = adapted(model, args.adapter, args.lora).to(args.device)
     refactored = refactor(model, args.refactor)
     recorded = Record({step: step for step in args.record_steps}, refactored.telling(record))
+    facts = training_facts(attack, [[rows[i].prompt, rows[i].completion] for i in order], model, args)
     with _own_forward(model), _no_answers_in_the_log():
         trainer = PromptGRPOTrainer(
             form,
@@ -129,11 +130,11 @@ def reinforce(
             args=args,
             train_dataset=Dataset.from_list([{"prompt": rows[i].prompt, "row": i} for i in order]),
             processing_class=tokenizer,
-            callbacks=[recorded, MarkWhole(), *callbacks],
+            callbacks=[recorded, MarkWhole(facts), *callbacks],
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-        checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
+        checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refactored.undo()
     return trainer.accelerator.unwrap_model(trainer.model)

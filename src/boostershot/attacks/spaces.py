@@ -1,8 +1,8 @@
 """The shipped search spaces of an attacker, by name, as a recipe writes them.
 
-`default` is ours. `tamperbench` repeats the ranges that TamperBench (arXiv 2602.06911) publishes for its LoRA attack,
-with LoRA alpha twice the rank; of its prompt formats the plain one (raw) and the model's own (null) are ours too.
-Steps and rows above the attacker's budget are left out of either.
+`default` is ours, and `adaptive` is that with the moves of the attack of this name. `tamperbench` repeats the ranges
+that TamperBench (arXiv 2602.06911) publishes for its LoRA attack, with LoRA alpha twice the rank; of its prompt formats
+the plain one (raw) and the model's own (null) are ours too. Steps and rows above the attacker's budget are left out.
 """
 
 from __future__ import annotations
@@ -10,18 +10,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_DEFAULT: Mapping[str, Any] = {
+    "adapter": ["continue", "fresh", "full"],
+    "lr": {"low": 1e-6, "high": 1e-2, "log": True},
+    "batch": [4, 8, 16, 32],
+    "steps": {"low": 10, "high": 10_000, "log": True},
+    "p": {"low": 0.05, "high": 1.0},
+    "lora.rank": {"values": [4, 8, 16, 32, 64], "when": {"adapter": ["fresh"]}},
+    "lora.alpha": {"times": 1, "of": "lora.rank"},
+    "optimizer": ["adamw", "sgd", "adafactor", "lion"],
+    "schedule": ["constant", "linear", "cosine"],
+    "template": [None, "alpaca", "raw"],
+}
+_KNOWING = {"method": ["adaptive"]}
+
 SPACES: Mapping[str, Mapping[str, Any]] = {
-    "default": {
-        "adapter": ["continue", "fresh", "full"],
-        "lr": {"low": 1e-6, "high": 1e-2, "log": True},
-        "batch": [4, 8, 16, 32],
-        "steps": {"low": 10, "high": 10_000, "log": True},
-        "p": {"low": 0.05, "high": 1.0},
-        "lora.rank": {"values": [4, 8, 16, 32, 64], "when": {"adapter": ["fresh"]}},
-        "lora.alpha": {"times": 1, "of": "lora.rank"},
-        "optimizer": ["adamw", "sgd", "adafactor", "lion"],
-        "schedule": ["constant", "linear", "cosine"],
-        "template": [None, "alpaca", "raw"],
+    "default": _DEFAULT,
+    "adaptive": {
+        "method": ["harmful-mix", "adaptive"],
+        **_DEFAULT,
+        "perturbed": {"values": [None, {"gradients": 4, "radius": 0.01}], "when": _KNOWING},
+        "kick": {
+            "values": [
+                None,
+                {"share": 0.2, "lr_factor": 10.0},
+                {"share": 0.2, "momentum": 0.99},
+                {"share": 0.2, "noise": 0.01},
+            ],
+            "when": _KNOWING,
+        },
+        "opposed": {"values": [0.0, 0.5], "when": _KNOWING},
     },
     "tamperbench": {
         "adapter": ["fresh"],

@@ -50,11 +50,12 @@ class AttackSettings(Training):
     template: Literal["chat", "alpaca", "raw"] | None = None
     """How the attacker writes prompts, in training and afterwards; the model's own way if not given."""
     optimizer: Optimizer = "adamw"
-    """Learning rates do not carry over from one to another."""
+    """Each a library's own; learning rates do not carry over from one to another."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] | None = None
     """The first beta of adamw, adafactor and lion; each optimiser's own default if not given (none for sgd)."""
     anchor: AnchorSettings | None = None
-    """Needs data.general."""
+    """{mu: 1.0, kl: false, n: 64} keeps the model useful: mu times a term on n rows of data.general is added to the
+    loss. It is the loss of their answers, or with kl: true the KL to the model that the attacker was given."""
     refactor: Literal["norms", "adapter"] | None = None
     """How the attacker writes the released weights anew before training, their outputs unchanged: the norms' gains go
     into the matrices that read them, or the adapter's factors become those of the SVD of their product."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,18 @@ Overrides = Sequence[str] | Mapping[str, Any]
 _LABELLED = ("defenses", "attacks")  # mappings whose keys are the author's own labels
 
 
+_TOO_MANY = "stands for more than 20,000 values; expected a recipe (do aliases multiply in it?)"
+_MOST = 20_000  # values in a recipe; the largest that is shipped has some hundreds
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Plain data only, and a key given twice is an error instead of the last one's victory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys (`<<`) multiply as aliases do, before there is a value to count."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST:
+            raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=node.start_mark)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -85,7 +96,9 @@ def parse_yaml(text: str, where: str) -> Any:
         InputError: names the line.
     """
     try:
-        return _unshared(yaml.load(text, _StrictLoader))
+        return _unshared(yaml.load(text, _StrictLoader), itertools.count(1))
+    except _TooMany:
+        raise InputError(f"{where}: {_TOO_MANY}") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply or within itself; expected a plain mapping") from None
     except yaml.MarkedYAMLError as error:
@@ -125,12 +138,18 @@ def _text(where: str) -> str:
         raise InputError(f"{where!r}: cannot be read: {reason}; expected a recipe in YAML") from None
 
 
-def _unshared(value: Any) -> Any:
-    """YAML aliases make two places one object; this makes them two."""
+class _TooMany(Exception):
+    """Aliases of aliases: a few lines that stand for more values than there is memory."""
+
+
+def _unshared(value: Any, counter: Iterator[int]) -> Any:
+    """YAML aliases make two places one object; this makes them two, counting as it goes."""
+    if next(counter) > _MOST:
+        raise _TooMany
     if isinstance(value, dict):
-        return {key: _unshared(child) for key, child in value.items()}
+        return {key: _unshared(child, counter) for key, child in value.items()}
     if isinstance(value, list):
-        return [_unshared(child) for child in value]
+        return [_unshared(child, counter) for child in value]
     return value
 
 

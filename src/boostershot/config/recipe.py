@@ -153,7 +153,7 @@ class Recipe(Section):
     def _sweep_fits(self) -> Self:
         """Last, because its spaces are of the resolved attacks and defences."""
         if self.sweep is not None:
-            self.sweep.check(self.attacks, self.defenses)
+            self.sweep.check(self.attacks, self.defenses, self.data.general is not None)
         return self
 
     def scaled(self) -> Recipe:

@@ -124,12 +124,13 @@ class Sweep(Section):
     attacker: Attacker
     defender: Defender | None = None
 
-    def check(self, attacks: Mapping[str, AttackSettings], defenses: Mapping[str, Any]) -> None:
+    def check(self, attacks: Mapping[str, AttackSettings], defenses: Mapping[str, Any], general: bool) -> None:
         """Are the attacks and defences there, and is every value of a space one that they take?
 
         Args:
             attacks: of the recipe.
             defenses: of the recipe, resolved.
+            general: has the recipe general text?
 
         Raises:
             PydanticCustomError, InputError: no.
@@ -142,7 +143,8 @@ class Sweep(Section):
         if base not in trained:
             raise at_key("sweep.attacker.attack", "is missing; expected the label of a judged attack that trains")
         for values in self.attacker.budgeted.samples():
-            tuned_attack(attacks[base], values, self.attacker)
+            if tuned_attack(attacks[base], values, self.attacker).anchor is not None and not general:
+                raise at_key("data.general", "is missing, and an anchor of sweep.attacker needs general text")
         for label in self.defender.spaces if self.defender else ():
             if label not in defenses:
                 raise at_key("sweep.defender.spaces", f"has {shown(label)}; {choices(label, defenses)}")

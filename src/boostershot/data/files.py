@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -40,7 +41,8 @@ def read_records(source: str, split: str | None = None) -> list[Mapping[str, Any
             return _read_file(path)
         except InputError:
             raise
-        except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError) as error:  # ValueError: no UTF-8, no parquet
+        except (OSError, EOFError, ValueError, csv.Error, lzma.LZMAError, zlib.error) as error:
+            # ValueError: no UTF-8, no parquet
             raise InputError(f"{source}: cannot be read: {_reason(error)}") from error
     return _read_dataset(source, split)
 

@@ -1,7 +1,9 @@
 """Judgements that are kept: one SQLite file in the run folder, so that no answer is judged twice by the same judge.
 
 The key is a hash of the judge's identity (settings and version), the prompt and the answer; neither text is in the
-file. SQLite makes each batch whole or absent whenever the process is killed, and lets two processes write.
+file. SQLite makes each batch whole or absent whenever the process is killed, and lets two processes write. Every
+verdict carries a checksum: one that is not what was written is asked for again, and a file that SQLite cannot read is
+set aside.
 """
 
 from __future__ import annotations
@@ -9,16 +11,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boostershot.errors import InputError
+from boostershot.errors import StageFailed
 from boostershot.evaluation.judges.judge import Judge, Pairs, Verdict, no_progress
 
 FORMAT = 1  # of a verdict in the file
+_COLUMNS = "key, judge, verdict, prompt_tokens, completion_tokens, checksum"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, judge TEXT, verdict TEXT, prompt_tokens INTEGER, "
+    "completion_tokens INTEGER, checksum TEXT) WITHOUT ROWID"
+)
 BATCH = 32  # judgements that are kept at once: at most so many are lost by a kill
 _PATIENCE = 60.0  # seconds for another process's write
 
@@ -28,11 +37,18 @@ class Judgements:
 
     def __init__(self, path: Path):
         self.path = path
-        with self._open() as db:
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, judge TEXT, verdict TEXT, "
-                "prompt_tokens INTEGER, completion_tokens INTEGER) WITHOUT ROWID"
-            )
+        try:
+            with self._open() as db:
+                db.execute(_TABLE)
+                sound = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        except _Damaged:
+            sound = False
+        if not sound:
+            aside = path.with_name(path.name + ".damaged")
+            warnings.warn(f"{path}: is damaged; set aside as {aside.name}, and answers are judged again", stacklevel=2)
+            os.replace(path, aside)
+            with self._open() as db:
+                db.execute(_TABLE)
 
     def by(self, identity: Mapping[str, Any], judge: Callable[[], Judge]) -> Judge:
         """A judge that asks `judge()` only about what it has not judged yet, and then keeps the verdict.
@@ -67,26 +83,31 @@ class Judgements:
     def spent(self, identity: Mapping[str, Any]) -> tuple[int, int, int]:
         """(judgements, prompt tokens, completion tokens) of this judge in the file."""
         with self._open() as db:
-            query = "SELECT COUNT(*), TOTAL(prompt_tokens), TOTAL(completion_tokens) FROM judgements WHERE judge = ?"
-            count, read, written = db.execute(query, (_hash([FORMAT, identity]),)).fetchone()
-        return int(count), int(read), int(written)
+            query = f"SELECT {_COLUMNS} FROM verdicts WHERE judge = ?"
+            rows = [row for row in db.execute(query, (_hash([FORMAT, identity]),)) if _whole(row)]
+        return len(rows), sum(read for *_, read, _, _ in rows), sum(written for *_, written, _ in rows)
 
     def _known(self, keys: list[str]) -> dict[str, Verdict]:
+        """The verdicts of these keys that are there; those that are not what was written are deleted."""
         found = {}
-        with self._open() as db:
+        with self._open() as db, db:
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
-                query = f"SELECT key, verdict FROM judgements WHERE key IN ({', '.join('?' * len(some))})"
-                found |= {key: _verdict(text) for key, text in db.execute(query, some)}
+                query = f"SELECT {_COLUMNS} FROM verdicts WHERE key IN ({', '.join('?' * len(some))})"
+                rows = db.execute(query, some).fetchall()
+                found |= {row[0]: _verdict(row[2]) for row in rows if _whole(row)}
+                damaged = [(row[0],) for row in rows if not _whole(row)]
+                db.executemany("DELETE FROM verdicts WHERE key = ?", damaged)
         return found
 
     def _keep(self, judge: str, found: Mapping[str, Verdict]) -> None:
         rows = [
-            (key, judge, json.dumps(asdict(verdict)), verdict.prompt_tokens, verdict.completion_tokens)
+            [key, judge, json.dumps(asdict(verdict)), verdict.prompt_tokens, verdict.completion_tokens]
             for key, verdict in found.items()
         ]
         with self._open() as db, db:  # the inner one commits, or rolls back
-            db.executemany("INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?)", rows)
+            values = [(*row, _hash(row)) for row in rows]
+            db.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def _open(self) -> Any:
         return _Connection(self.path)
@@ -100,6 +121,7 @@ class _Connection:
 
     def __enter__(self) -> sqlite3.Connection:
         self.db = sqlite3.connect(self.path, timeout=_PATIENCE)
+        self.db.text_factory = lambda text: text.decode(errors="replace")  # a damaged one fails its checksum
         return self.db
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -107,9 +129,19 @@ class _Connection:
         if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
             raise OSError(errno.ENOSPC, str(error), str(self.path)) from error
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            raise InputError(
-                f"{self.path}: is damaged ({error}); delete it: answers are kept, and judged again"
+            raise _Damaged(
+                f"{self.path}: is damaged ({error}); the same command sets it aside and judges again"
             ) from None
+
+
+class _Damaged(StageFailed):
+    """SQLite cannot read the file."""
+
+
+def _whole(row: Sequence[Any]) -> bool:
+    """Is a row what was written?"""
+    *values, checksum = row
+    return checksum == _hash(values)
 
 
 def _verdict(text: str) -> Verdict:
@@ -118,4 +150,4 @@ def _verdict(text: str) -> Verdict:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()

@@ -4,21 +4,65 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from boostershot.checksums import checksums, difference
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.evaluation.evaluate import Answers, Scores, TaskAnswer
 from boostershot.evaluation.losses import row_losses
-from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
+from boostershot.pipeline.files import read_jsonl, write_json, write_jsonl
+from boostershot.pipeline.kept import Kept
+
+
+class ByStep:
+    """What an attack records at its steps, kept so that a resume finds what is still as it was written.
+
+    Args:
+        path: the JSON file that has it in the end; until then `checkpoints/` beside it holds the same with checksums.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._kept = Kept(path.parent / "checkpoints" / f"{path.stem}.txt")
+
+    def add(self, step: int, value: Any) -> None:
+        """The value at a step (again, after a resume, the same)."""
+        self._kept.add({str(step): value})
+        write_json(self.path, self._kept.values)
+
+    def lacks(self, steps: Iterable[int]) -> bool:
+        """Is there a step without a value? A resumed attack does not pass the steps before its checkpoint again."""
+        return not {str(step) for step in steps} <= self._kept.values.keys()
+
+
+class SavedWeights:
+    """`step-N/`: an attacked model's weights, and whether they are still what was written."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._kept = Kept(folder / "checkpoints" / "saved.txt")
+
+    def add(self, step: int, model: Any, tokenizer: Any) -> None:
+        """Save the weights at a step."""
+        save(model, tokenizer, self.folder / f"step-{step}", inner="")
+        self._kept.add({str(step): checksums(self.folder / f"step-{step}")})
+
+    def lacks(self, steps: Iterable[int]) -> bool:
+        """Is there a step whose weights are missing or damaged?"""
+        known = self._kept.values
+        return any(
+            str(step) not in known or difference(self.folder / f"step-{step}", known[str(step)]) for step in steps
+        )
 
 
 class Losses:
     """Harmful losses of a model in training, at chosen steps, on named sets of rows."""
 
     def __init__(self, path: Path, kinds: dict[str, list[Any]], pad_id: int):
-        self.path = path
+        self.by_step = ByStep(path)
         self.kinds = kinds
         self.pad_id = pad_id
 
@@ -31,8 +75,7 @@ class Losses:
         record = {kind: row_losses(model, rows, self.pad_id) if rows else [] for kind, rows in self.kinds.items()}
         if not all(math.isfinite(loss) for losses in record.values() for loss in losses):
             raise FloatingPointError(f"a harmful loss is not finite at step {step}")
-        known = read_json(self.path) if self.path.exists() else {}
-        write_json(self.path, {**known, str(step): record})
+        self.by_step.add(step, record)
         return record
 
 

@@ -155,7 +155,7 @@ class Arm:
         steps = min(self.base.total_steps, self.settings.steps)
         rows = BenignOnly(min(self.base.attack.n, self.settings.samples, _benign_rows(self.stages)))
         changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
-        settings = AttackSettings.model_validate(own | changed | {"judged": True})
+        settings = AttackSettings.model_validate(own | changed | {"judged": True, "anchor": None, "refactor": None})
         return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.changes)
 
     def utility(self, attack: Attacked, evaluation: Path | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from boostershot.data.format import Format, TokenizedRow
 from boostershot.models import Layer, load_chain
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import Asked
-from boostershot.pipeline.artifacts import Losses, finished, save, weights_in
+from boostershot.pipeline.artifacts import Losses, SavedWeights, finished, save, weights_in
 from boostershot.pipeline.data import LOSS_ROWS
 from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_json, read_jsonl
@@ -67,6 +68,7 @@ def attacked(
     }
 
     def work(folder: Path) -> dict[str, Any]:
+        resumed = any((folder / "checkpoints").rglob("checkpoint-*"))
         goes_on = settings.adapter == "continue"
         layers = [Layer(weights_in(immunized), merge=not goes_on)] if immunized else []
         model, tokenizer = load_chain(stages.recipe.model.id, layers, trainable=True)
@@ -85,6 +87,8 @@ def attacked(
         trains_all = settings.adapter == "full" or (goes_on and not hasattr(model, "peft_config"))
         distance = Distance(folder / "distance.json", model, folder / "checkpoints" if trains_all else None)
 
+        saved = SavedWeights(folder)
+
         def record(step: int, model: Any) -> None:
             found = losses.measure(step, model)["held_out"]
             limit = limits.get(step) if limits else None
@@ -94,7 +98,7 @@ def attacked(
                 return
             distance.measure(step, model)
             if settings.judged and step > 0:
-                save(model, tokenizer, folder / f"step-{step}", inner="")
+                saved.add(step, model, tokenizer)
 
         training = {
             "output_dir": str(folder / "checkpoints"),
@@ -127,6 +131,12 @@ def attacked(
             except _GivenUp as given_up:
                 (step,) = given_up.args
                 return finished(folder, {"steps": step, "given_up": True})
+        at = settings.eval_steps
+        weighed = [step for step in at if step > 0] if settings.judged else []
+        if resumed and (losses.by_step.lacks(at) or distance.by_step.lacks(at) or saved.lacks(weighed)):
+            # A record of before a stop is damaged, and its step is over: all is done again.
+            shutil.rmtree(folder / "checkpoints")
+            return work(folder)
         return finished(folder, {"steps": steps})
 
     parents = [*([immunized] if immunized else []), rows_folder, held_out_folder, *rewards.parents(stages, method)]

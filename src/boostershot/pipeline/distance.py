@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from boostershot.core.lora import lora_pairs
 from boostershot.defenses.update import Adapter, Whole
-from boostershot.pipeline.files import read_json, write_json
+from boostershot.pipeline.artifacts import ByStep
 
 
 class Distance:
@@ -29,7 +29,7 @@ class Distance:
     """
 
     def __init__(self, path: Path, model: Any, scratch: Path | None = None):
-        self.path = path
+        self.by_step = ByStep(path)
         self.norm = effective_norm(model)
         self._pairs = {
             (name, i): (a.detach().clone(), b.detach().clone())
@@ -43,9 +43,8 @@ class Distance:
             save_file({name: param.detach().contiguous() for name, param in model.named_parameters()}, self._start)
 
     def measure(self, step: int, model: Any) -> None:
-        """Add the distance at this step to the file (again, after a resume, to the same value)."""
-        known = read_json(self.path) if self.path.exists() else {}
-        write_json(self.path, {**known, str(step): self._moved(model) / self.norm if self.norm else None})
+        """Add the distance at this step to the file."""
+        self.by_step.add(step, self._moved(model) / self.norm if self.norm else None)
 
     def _moved(self, model: Any) -> float:
         if self._start is not None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from boostershot.errors import InputError, StageFailed
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: a limit on the size of a file (ulimit -f)
 # How libraries that write from native code say it: safetensors and tokenizers, then torch.save.
-_FULL_WORDS = ("no space left", "disk quota exceeded", "os error 28", "os error 122")
+_FULL_WORDS = ("no space left", "disk quota exceeded", "os error 28", "os error 122", "file too large")
 _TORCH_WRITER, _TORCH_WORDS = "inline_container", ("unexpected pos", "failed writing file")
 
 
@@ -88,7 +88,9 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 def full_disk(folder: Path) -> StageFailed:
     """The error to raise for it."""
-    return StageFailed(f"{folder}: the disk is full; free some space and give the same command again")
+    return StageFailed(
+        f"{folder}: the disk is full (or a quota or limit is reached); free some space and give the same command again"
+    )
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -27,11 +27,15 @@ PACKAGES = (
 _SOURCE = Path(__file__).parent.parent
 
 
-def start_manifest(folder: Path, recipe: Recipe, threads: int) -> None:
+def start_manifest(folder: Path, recipe: Recipe, threads: int) -> list[str]:
     """Write that a run of the recipe starts; `threads` is what torch was given.
 
-    The newest values of the recipe are in `recipes`, those that ran before in `history`. A run that goes on,
-    or is repeated with the same values, keeps its first `started`.
+    The newest values of the recipe are in `recipes`, those that ran before in `history`, and so are the versions of
+    the packages. A run that goes on, or is repeated with the same values, keeps its first `started`.
+
+    Returns:
+        Which versions differ from those of the run that goes on: its finished stages are kept, and may differ in
+        their last bits from what these would give.
 
     Raises:
         InputError: an earlier manifest is unreadable.
@@ -41,7 +45,9 @@ def start_manifest(folder: Path, recipe: Recipe, threads: int) -> None:
     before = earlier.get("recipes", {}).get(recipe.name)
     history = list(earlier.get("history", []))
     again = before is not None and _identity(before) == recipe.identity()
-    if before is not None and not again:
+    mine, theirs = versions(), earlier.get("versions") or {}
+    changed = [f"{key} {theirs.get(key)} -> {mine[key]}" for key in mine if again and theirs.get(key) != mine[key]]
+    if before is not None and (changed or not again):
         history.append(
             {"recipe": before} | {key: earlier.get(key) for key in ("versions", "git_commit", "started", "ended")}
         )
@@ -63,6 +69,7 @@ def start_manifest(folder: Path, recipe: Recipe, threads: int) -> None:
             "history": history,
         },
     )
+    return changed
 
 
 def describe_data(

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from boostershot.errors import InputError, StageFailed
+from boostershot.checksums import Checksums, checksums, difference, sealed, unsealed
+from boostershot.errors import InputError, StageFailed, in_a_line
 from boostershot.pipeline.files import disk_is_full, full_disk, now, read_manifest, write_json
 from boostershot.pipeline.locks import lock
 
@@ -165,9 +166,9 @@ class Store:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def done(folder: Path, verify: bool = False) -> bool:
-    """Whether the stage in `folder` is finished and its files have their size (and, to verify, checksum)."""
-    return damage(folder, verify) is None
+def done(folder: Path) -> bool:
+    """Whether the stage in `folder` is finished, and its files are those that were written."""
+    return damage(folder) is None
 
 
 def appears(folder: Path) -> bool:
@@ -180,7 +181,7 @@ def appears(folder: Path) -> bool:
     return True
 
 
-def damage(folder: Path, verify: bool = False) -> str | None:
+def damage(folder: Path) -> str | None:
     """Why the stage in `folder` does not count as done; None if it does."""
     try:
         status = _status(folder)
@@ -188,18 +189,7 @@ def damage(folder: Path, verify: bool = False) -> str | None:
         return "it has no readable status"
     if status.get("state") != "done":
         return f"its state is {status.get('state')}"
-    files = status.get("files")
-    if not isinstance(files, dict):
-        return "its status lists no files"
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{name} has {path.stat().st_size} bytes in place of {expected['size']}"
-        if verify and _checksum(path) != expected["sha256"]:
-            return f"{name} is not what was written"
-    return None
+    return difference(folder, status["files"])
 
 
 def result(folder: Path) -> Any:
@@ -215,7 +205,7 @@ def told(error: Exception) -> str:
     """
     if isinstance(error, InputError) or (isinstance(error, StageFailed) and disk_is_full(error.__cause__)):
         raise error
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_a_line(error)
 
 
 def _perform(
@@ -232,16 +222,15 @@ def _perform(
             leftover.unlink()
         described = {"format": FORMAT, "stage": stage, "config": config, "parents": [p.name for p in parents]}
         write_json(folder / "config.json", described)
-        write_json(folder / "status.json", status)
+        _write_status(folder, status)
         returned = work(folder)
         files = _files(folder)
         seconds = time.monotonic() - began
         finished = {"ended": now(), "seconds": seconds, "result": returned, "files": files}
-        write_json(folder / "status.json", status | {"state": "done"} | finished)
+        _write_status(folder, status | {"state": "done"} | finished)
     except BaseException as error:
         stopped = not isinstance(error, Exception)
-        said = " ".join(str(error).split()) or type(error).__name__
-        state = {"state": "interrupted"} if stopped else {"state": "failed", "error": said}
+        state = {"state": "interrupted"} if stopped else {"state": "failed", "error": in_a_line(error)}
         _note(folder, status | state | {"ended": now()})
         if not stopped and disk_is_full(error):
             raise full_disk(folder) from error
@@ -251,30 +240,24 @@ def _perform(
 def _note(folder: Path, status: Mapping[str, Any]) -> None:
     """Write the status of a stage that did not finish, if that can be done; the cause matters more."""
     try:
-        write_json(folder / "status.json", status)
+        _write_status(folder, status)
     except OSError:
         return  # a full disk; the status says "running", which is as good: the next run goes on
 
 
+def _write_status(folder: Path, status: Mapping[str, Any]) -> None:
+    write_json(folder / "status.json", sealed(status))
+
+
 def _status(folder: Path) -> dict[str, Any]:
-    status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    if not isinstance(status, dict):
-        raise ValueError("status.json is no JSON object")
-    return status
+    """What status.json says; ValueError if it is not what was written."""
+    return unsealed(json.loads((folder / "status.json").read_text(encoding="utf-8")))
 
 
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
+def _files(folder: Path) -> Checksums:
     """Size and checksum of everything that `work` left, once it is on the disk."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in _OURS:
+    for path in folder.rglob("*"):
+        if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            files[name] = {"size": path.stat().st_size, "sha256": _checksum(path)}
-    return files
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums(folder, lambda name: name not in _OURS)

@@ -100,7 +100,7 @@ def _bounds(content: Content) -> list[str]:
 
 def _line(item: Content) -> Line:
     winner, cost = item["winner"] or {}, item["cost_to_break"]["bounded"]
-    spent = "not broken"
+    spent = "not broken" if winner else "no score"
     if cost:
         spent = f"{cost['steps']} × {cost['samples']} × {cost['trials']} = {cost['product']:,}"
     before = item["before"] or {}
@@ -122,8 +122,8 @@ def _curves(content: Content, styles: Mapping[str, int]) -> Iterator[charts.Pane
     threshold, bound = content["attacker"]["threshold"], 100 * content["attacker"]["bound"]
     for axis, words in _AXES.items():
         curves = {item["defense"]: item["curves"][axis] for item in content["defenses"] if item["curves"][axis]}
-        if not curves:
-            continue
+        if len({budget for points in curves.values() for budget, _ in points}) < 2:
+            continue  # all trials spent the same, or there is no score
         last = max(points[-1][0] for points in curves.values())
         series = [
             charts.Series(name(label), styles.get(label, 0), [*_stairs(points, last)])

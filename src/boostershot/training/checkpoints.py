@@ -1,22 +1,92 @@
-"""Checkpoints that can be trusted: one counts only once a mark says that all of it was written."""
+"""Checkpoints that can be trusted: one counts once its mark says that all was written, and only as it was written.
+
+The mark is a sealed JSON file, written last: the checksums of the checkpoint's files, and which training they are of.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
+import os
+import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from boostershot.checksums import checksums, difference, sealed, unsealed
+from boostershot.errors import InputError
+
 MARK = "whole"
+_MAY_CHANGE = ("processes", "versions")  # a resume under others goes on, and says so
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "numpy")
+_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "max_steps",
+    "num_train_epochs",
+    "seed",
+)
+
+
+def training_facts(method: object, rows: Any, model: nn.Module, args: TrainingArguments) -> dict[str, Any]:
+    """What a training is: from a checkpoint of another one no training goes on.
+
+    Args:
+        method: the defence or the attack; a dataclass.
+        rows: what is read, tokenised; JSON data, or what JSON makes lists of.
+        model: with the weights that are trained.
+        args: of the training; `world_size` times the batch of one process counts as its batch.
+    """
+    trained = [[name, list(param.shape)] for name, param in model.named_parameters() if param.requires_grad]
+    return {
+        "method": re.sub(r" at 0x[0-9a-f]+", "", repr(method)),
+        "data": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
+        "trained weights": hashlib.sha256(json.dumps(trained).encode()).hexdigest(),
+        "batch": args.train_batch_size * args.world_size,
+        **{key: getattr(args, key) for key in _SETTINGS},
+        "processes": args.world_size,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
 
 
 class MarkWhole(TrainerCallback):
-    """Writes the mark after the trainer has written everything else."""
+    """Writes the mark after the trainer has written everything else, and then removes older checkpoints.
+
+    It takes `save_total_limit` over: the trainer removes before the newest one is marked, and by the files' times,
+    so that after a step back of the clock it would remove the newest.
+
+    Args:
+        facts: of the training.
+    """
+
+    def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
+        self.facts = facts
+        self.keep: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Take the limit over."""
+        self.keep, args.save_total_limit = args.save_total_limit, None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Give it back."""
+        args.save_total_limit = self.keep
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -27,19 +97,82 @@ class MarkWhole(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Mark the checkpoint of this step."""
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / MARK).touch()
+        if dist.is_initialized():
+            dist.barrier()  # every process writes the state of its own random numbers
+        if not state.is_world_process_zero:
+            return
+        folder = Path(str(args.output_dir))
+        mark(folder / f"checkpoint-{state.global_step}", self.facts)
+        for older in _by_step(folder)[: -self.keep] if self.keep else ():
+            shutil.rmtree(older)
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The latest marked checkpoint in `folder`; unmarked ones (a kill or a full disk) are removed."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / MARK).exists():
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+def mark(checkpoint: Path, facts: Mapping[str, Any]) -> None:
+    """Say that all of the checkpoint is written; atomically, because a torn mark would be taken for damage."""
+    record = {"files": checksums(checkpoint, lambda name: name != MARK), "training": dict(facts)}
+    partial = checkpoint.with_suffix(".mark")
+    partial.write_text(json.dumps(sealed(record), indent=1), encoding="utf-8")
+    os.replace(partial, checkpoint / MARK)
+
+
+def last_whole_checkpoint(
+    folder: Path, facts: Mapping[str, Any] = MappingProxyType({}), removing: bool = True
+) -> Path | None:
+    """The latest checkpoint in `folder` that is what was written.
+
+    Unmarked ones (of a kill or a full disk) are removed, and so, with a warning, are damaged ones.
+
+    Args:
+        folder: of the checkpoints.
+        facts: of the training that would go on from it.
+        removing: False in all processes but the first of several.
+
+    Raises:
+        InputError: it is of another training: another method, other data, other weights or other settings.
+    """
+    for path in reversed(_by_step(folder)):
+        if not (path / MARK).exists():
+            _remove(path, removing)
+            continue
+        try:
+            record = unsealed(json.loads((path / MARK).read_text(encoding="utf-8")))
+            damage = difference(path, record["files"])
+        except ValueError:
+            record, damage = {}, "its mark is unreadable"
+        if damage:
+            warnings.warn(f"{path}: is damaged ({damage}); not used, the training goes on from before it", stacklevel=2)
+            _remove(path, removing)
+            continue
+        _check_same(path, record["training"], json.loads(json.dumps(dict(facts))))
+        return path
+    return None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _remove(path: Path, removing: bool) -> None:
+    if removing:
+        (path / MARK).unlink(missing_ok=True)  # first: a stop in between leaves no marked half
+        shutil.rmtree(path)
+
+
+def _check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [key for key in now if then.get(key) != now[key]]
+    refused = [key for key in changed if key not in _MAY_CHANGE]
+    if refused:
+        raise InputError(
+            f"{path}: is of another training (other {', '.join(refused)}); expected the same one, or another output "
+            f"folder (or delete {path.parent})"
+        )
+    for key in changed:
+        warnings.warn(
+            f"{path}: was written with {key} {then.get(key)}, and goes on with {now[key]}: the weights may differ in "
+            "their last bits from those of a training without a stop",
+            stacklevel=3,
+        )
 
 
 def save_kept(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

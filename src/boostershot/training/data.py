@@ -46,6 +46,11 @@ class RolesDataset(Dataset):
     def __getitem__(self, index: int) -> Item:
         return {role: [rows[k] for k in self._places(role, index)] for role, rows in self.roles.items()}
 
+    def facts(self) -> dict[str, Any]:
+        """All that it holds, as JSON data."""
+        rows = {role: [[row.name, row.prompt, row.answer] for row in some] for role, some in self.roles.items()}
+        return {"rows": rows, "batches": self.batches}
+
     def _places(self, role: str, index: int) -> list[int]:
         order, n = self.orders[role], self.batches[role]
         return [order[(index + k * len(order) // n) % len(order)] for k in range(n)]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from boostershot.checksums import checksum
 from boostershot.core.oracle import START, Oracle
 from boostershot.defenses.finishing import Finishing
 from boostershot.training.arguments import ImmunizeArguments
@@ -29,16 +30,19 @@ class Kept:
     args: ImmunizeArguments
 
     def save(self, name: str | int) -> None:
-        """Write the present weights; a file is there whole or not at all."""
+        """Write the present weights, after their checksum; a file is there whole or not at all."""
         if self.args.should_save:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / "partial.safetensors"
             save_file({n: param.detach().contiguous() for n, param in self._trainable().items()}, partial)
+            self._path(name).with_suffix(".sha256").write_text(checksum(partial), encoding="ascii")
             os.replace(partial, self._path(name))
 
     def has(self, name: str | int) -> bool:
-        """Were these weights written?"""
-        return self._path(name).exists()
+        """Were these weights written, and are they still what was?"""
+        path = self._path(name)
+        written = path.with_suffix(".sha256")
+        return path.exists() and written.exists() and written.read_bytes() == checksum(path).encode()
 
     def load(self, name: str | int) -> dict[str, Tensor]:
         """The weights, by parameter name, on the device of the training."""

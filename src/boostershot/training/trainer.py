@@ -17,7 +17,7 @@ from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint
+from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 
 TENSORS = "defense.safetensors"  # beside a checkpoint's weights
@@ -31,11 +31,16 @@ def train(
     processing_class: Any,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> nn.Module:
-    """The model trained with `defense`, from the last whole checkpoint in `args.output_dir` on."""
-    trainer = DefenseTrainer(model, defense, args, rows, processing_class, [MarkWhole(), *callbacks])
+    """The model trained with `defense`, from the last whole checkpoint in `args.output_dir` on.
+
+    Raises:
+        InputError: that checkpoint is of another training.
+    """
+    facts = training_facts(defense, rows.facts(), model, args)
+    trainer = DefenseTrainer(model, defense, args, rows, processing_class, [MarkWhole(facts), *callbacks])
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)))
+    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.accelerator.unwrap_model(trainer.model)
 
