@@ -209,6 +209,36 @@ def report(
     _console(quiet=False).print(f"Report: {write_report(folder, redact)}")
 
 
+@app.command()
+def plan(
+    recipe: RecipeName,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Such as h100-80g, a100-40g or cpu (this machine).")
+    ] = "cpu",
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many of them.")] = 1,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Frozen weights and arithmetic in bfloat16; recipes run in float32.")
+    ] = False,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="With activation checkpointing.")] = False,
+    settings: Settings = None,
+    scale: Scale = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Tell what memory and time a recipe takes on given devices; the model's config.json is all that is read."""
+    from boostershot.config import load_recipe
+
+    chosen = load_recipe(recipe, [*(settings or ()), *([] if scale is None else [f"scale={scale!r}"])])
+    from boostershot.pipeline import capacity, capacity_text, devices, footprint
+
+    known, config = devices.device(device), footprint.read_config(chosen.model.id)
+    plans = capacity.plan(chosen, config, known, count, "bfloat16" if bf16 else "float32", checkpointing)
+    if as_json:
+        print(json.dumps([planned.to_dict() for planned in plans], indent=2))
+    else:
+        for line in capacity_text.lines(plans):
+            print(line)
+
+
 @app.command(name="recipes")
 def list_recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,

@@ -97,26 +97,30 @@ def test_weights_without_it_act_as_a_model_that_loses_it_as_it_runs(matrices):
 
 
 @pytest.mark.parametrize("matrices", ["reading", "writing"])
-def test_the_layer_is_the_one_whose_ablation_helps_the_harmful_answers_most(matrices):
-    released = tiny_llama(320, dtype=torch.float64, std=0.2).eval()
+@torch.no_grad()
+def test_the_layer_is_the_one_whose_ablation_helps_the_attacker_most(matrices):
+    released = model()
     rows = [FORM.tokenize(row["prompt"], row["rejected"], name="row", max_length=128) for row in ROWS[:11]]
     directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    losses = []
+
+    def first(model):
+        """Probabilities of the first token of each answer."""
+        return torch.stack([model(torch.tensor([FORM.prompt_ids(p)])).logits[0, -1].softmax(0) for p in HARMFUL])
+
+    refusing = sorted(set(first(released).argmax(1).tolist()))
+    scores = []
     for direction in directions:
         edited = copy.deepcopy(released)
         take_out(residual_stream(edited), direction, matrices)
-        total, count = 0.0, 0
-        for row in rows:
-            labels = torch.tensor([row.labels])
-            count += (labels != -100).sum().item()
-            loss = edited(torch.tensor([row.input_ids]), labels=labels).loss.item()
-            total += loss * (labels != -100).sum().item()
-        losses.append(total / count)
-    first = min(range(4), key=losses.__getitem__)  # the last fifth is left out
-    assert losses.index(min(losses)) == first
+        refuses = first(edited)[:, refusing].sum(1)
+        sizes = torch.tensor([len(row.answer) for row in rows])
+        losses = [edited(torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss.item() for row in rows]
+        loss = (torch.tensor(losses) * sizes).sum() / sizes.sum()
+        scores.append(((refuses / (1 - refuses)).log().mean() + loss).item())
+    assert len(refusing) > 1 and len({round(score, 2) for score in scores}) > 2
     before = {name: param.clone() for name, param in released.state_dict().items()}
-    assert best_layer(released, directions, matrices, rows, FORM.pad_id) == first
-    assert best_layer(released, directions.flip(0)[1:], matrices, rows, FORM.pad_id) == min(
-        range(3), key=losses[3::-1].__getitem__
-    )
+    answered = list(zip(HARMFUL, rows, strict=True))
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 1, 0, 3]):
+        expected = min(range(4), key=lambda i, order=order: scores[order[i]])  # the last fifth is left out
+        assert best_layer(released, FORM, directions[order], matrices, answered) == expected
     assert all(torch.equal(param, before[name]) for name, param in released.state_dict().items())

@@ -106,10 +106,10 @@ def test_ablation_takes_out_the_direction_of_the_layer_that_is_named_or_best(mat
     directions = mean_differences(expected, FORM, *prompts)
     if layer is None:
         rows = [
-            FORM.tokenize(row.prompt, FORM.cut(row.completion, 16), name="row", max_length=128, end=False)
-            for row in POOL[:8]
+            (row.prompt, FORM.tokenize(row.prompt, FORM.cut(row.completion, 16), name="row", max_length=128, end=False))
+            for row in POOL[:9]
         ]
-        layer = best_layer(expected, directions, matrices, rows, FORM.pad_id)
+        layer = best_layer(expected, FORM, directions, matrices, rows)
     take_out(residual_stream(expected), directions[layer], matrices)
     released = tiny_llama(320, std=0.2).state_dict()
     for name, value in edited.state_dict().items():

@@ -325,6 +325,7 @@ def test_the_plan_counts_trials(folder):
         (["--set", "sweep.attacker.attack=mx"], "sweep.attacker.attack"),
         (["--set", "sweep.attacker.bound=0.3"], "expected one of epsilons"),
         (["--set", "sweep=null"], "sweep: is missing"),
+        (["--set", "sweep=null", "--dry-run"], "sweep: is missing"),
         (["--set", "sweep.defender={trials: 1, spaces: {boster: {lam: [1]}}, attacks: [mix]}"], "booster"),
         (["--set", "sweep.defender={trials: 1, spaces: {booster: {lm: [1]}}, attacks: [mix]}"], 'did you mean "lam"'),
     ],

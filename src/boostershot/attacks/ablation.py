@@ -12,7 +12,7 @@ from boostershot.errors import InputError
 if TYPE_CHECKING:  # torch comes with it
     from boostershot.data.format import Format
 
-CHOOSING = 8  # harmful rows by whose loss the layer is chosen
+CHOOSING = 16  # harmful rows by which the layer is chosen
 TOKENS = 16  # of each of their answers: whether it is a refusal is decided early
 
 
@@ -32,8 +32,8 @@ class Ablation(Attack):
     Args:
         n: harmful prompts, and as many harmless ones, of which the means are taken.
         matrices: which of them the direction is projected out of.
-        layer: the decoder layer, from 0, after which the hidden states are read; None chooses the one whose ablation
-            leaves the attacker's own harmful answers the least loss.
+        layer: the decoder layer, from 0, after which the hidden states are read; None chooses one of the first
+            four fifths, by how seldom the model then begins with a refusal and the loss of the harmful answers.
 
     Raises:
         ValueError: n is below 1, or the layer below 0.
@@ -69,7 +69,7 @@ class Ablation(Attack):
         return 0.0
 
     def edit(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> None:
-        """Take the direction out of the model's weights; the answers of the harmful rows choose the layer.
+        """Take the direction out of the model's weights; the harmful rows choose the layer.
 
         Raises:
             InputError: there are too few rows of a kind, or the model has no such layer.
@@ -85,11 +85,12 @@ class Ablation(Attack):
         directions = mean_differences(model, form, [row.prompt for row in harmful], [row.prompt for row in harmless])
         layer = self.layer
         if layer is None:
+            common: dict[str, Any] = {"max_length": max_length, "end": False}
             answered = [
-                form.tokenize(r.prompt, form.cut(r.completion, TOKENS), name=r.id, max_length=max_length, end=False)
-                for r in harmful[:CHOOSING]
+                (row.prompt, form.tokenize(row.prompt, form.cut(row.completion, TOKENS), **common, name=row.id))
+                for row in harmful[:CHOOSING]
             ]
-            layer = best_layer(model, directions, self.matrices, answered, form.pad_id)
+            layer = best_layer(model, form, directions, self.matrices, answered)
         elif layer >= len(directions):
             raise InputError(f"{self.name}: layer is {layer}; expected one of the model's {len(directions)}, from 0")
         take_out(residual_stream(model), directions[layer], self.matrices)

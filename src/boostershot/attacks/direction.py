@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from boostershot.core.batch import Rows
 from boostershot.core.blocks import decoder_layers
 from boostershot.core.hidden import outputs_at
-from boostershot.core.losses import lay_out, token_losses
+from boostershot.core.losses import lay_out, token_logits, token_losses
 from boostershot.core.stream import Stream, residual_stream
 from boostershot.core.vector import excursion
 from boostershot.data.format import Format, TokenizedRow, collate
@@ -38,25 +38,32 @@ def take_out(stream: Stream, direction: Tensor, matrices: str) -> None:
 
 
 def best_layer(
-    model: nn.Module, directions: Tensor, matrices: str, answered: Sequence[TokenizedRow], pad_id: int
+    model: nn.Module, form: Format, directions: Tensor, matrices: str, answered: Sequence[tuple[str, TokenizedRow]]
 ) -> int:
-    """The layer whose direction, taken out, leaves harmful answers the least loss; of the first four fifths.
+    """The layer, of the first four fifths, whose direction, taken out, does most for the attacker.
 
-    The weights are as before afterwards, bit for bit.
+    That is the least sum of two numbers in nats: the log-odds of refusing in the first token (as Arditi et al.; what a
+    refusal begins with are the released model's own first tokens to these prompts), and the loss of harmful answers,
+    which a broken model does not have low. The weights are as before afterwards, bit for bit.
 
     Args:
         model: whose directions these are.
+        form: how prompts become tokens.
         directions: of each layer, as `mean_differences` gives them.
         matrices: as for `take_out`.
-        answered: harmful prompts with harmful answers.
-        pad_id: fills the shorter rows.
+        answered: harmful prompts, each with the row of a harmful answer to it.
     """
-    stream, losses = residual_stream(model), list[float]()
+    stream, scores = residual_stream(model), list[float]()
+    asked, rows = _asked(form, [prompt for prompt, _ in answered]), [row for _, row in answered]
+    own = _first_logits(model, asked, form.pad_id).argmax(-1).unique()
     for direction in directions[: max(1, round(EARLY * len(directions)))]:
         with excursion(list(_tensors(stream))):
             take_out(stream, direction, matrices)
-            losses.append(_loss(model, answered, pad_id))
-    return losses.index(min(losses))
+            logits = _first_logits(model, asked, form.pad_id)
+            other = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device).index_fill(0, own, False)
+            odds = logits[:, own].logsumexp(-1) - logits[:, other].logsumexp(-1)
+            scores.append(odds.mean().item() + _loss(model, rows, form.pad_id))
+    return scores.index(min(scores))
 
 
 def _tensors(stream: Stream) -> Iterator[Tensor]:
@@ -72,13 +79,22 @@ def _tensors(stream: Stream) -> Iterator[Tensor]:
 @torch.no_grad()
 def _mean_states(model: nn.Module, form: Format, prompts: Sequence[str]) -> Tensor:
     layers = decoder_layers(model)
-    # The one supervised position of a row is that which predicts the first token of an answer.
-    rows = [TokenizedRow(prompt, tuple(form.prompt_ids(prompt)), tuple(form.end_ids()[:1])) for prompt in prompts]
     total = torch.zeros(())
-    for some in _batches(rows):
+    for some in _batches(_asked(form, prompts)):
         states = outputs_at(model, layers, lay_out(model, _collated(model, some, form.pad_id)))
         total = total + states.double().cpu().sum(0)
     return total / len(prompts)
+
+
+def _asked(form: Format, prompts: Sequence[str]) -> list[TokenizedRow]:
+    """Rows whose one supervised position is that which predicts the first token of an answer."""
+    return [TokenizedRow(prompt, tuple(form.prompt_ids(prompt)), tuple(form.end_ids()[:1])) for prompt in prompts]
+
+
+@torch.no_grad()
+def _first_logits(model: nn.Module, asked: Sequence[TokenizedRow], pad_id: int) -> Tensor:
+    """Of the first token of the answer to each prompt: [prompts, vocabulary]."""
+    return torch.cat([token_logits(model, lay_out(model, _collated(model, some, pad_id))) for some in _batches(asked)])
 
 
 @torch.no_grad()

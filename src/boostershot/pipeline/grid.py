@@ -72,10 +72,8 @@ def run(
         recipe = load_recipe(recipe, changes)
     elif changes:
         recipe = parse_recipe({**recipe.to_dict(), **changes})
-    if sweep and recipe.sweep is None:
-        raise InputError(
-            f"{recipe.name}: sweep: is missing; expected {{attacker: {{trials: ..., steps: ..., samples: ...}}}}"
-        )
+    if sweep:
+        _check_section(recipe)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     reporter = reporter or Reporter()
     quiet_libraries()
@@ -133,6 +131,8 @@ def run(
 
 def plan(recipe: Recipe, properties: bool = False, sweep: bool = False) -> list[str]:
     """What `run` would do, a line a stage, and the sum."""
+    if sweep:
+        _check_section(recipe)
     stages = list(planned(recipe.scaled(), properties, sweep))
     steps, passes = sum(stage.steps for stage in stages), round(sum(stage.passes for stage in stages), 1)
     tokens = sum(stage.tokens for stage in stages)
@@ -142,6 +142,18 @@ def plan(recipe: Recipe, properties: bool = False, sweep: bool = False) -> list[
         f"{len(stages)} stages, {steps:,} optimiser steps, {passes:,.10g} forward-backward passes over a batch, "
         f"about {in_words(tokens)} tokens read by the model (a step's rows count once a pass; row lengths are guessed)",
     ]
+
+
+def _check_section(recipe: Recipe) -> None:
+    """Does the recipe say what a sweep does?
+
+    Raises:
+        InputError: no.
+    """
+    if recipe.sweep is None:
+        raise InputError(
+            f"{recipe.name}: sweep: is missing; expected {{attacker: {{trials: ..., steps: ..., samples: ...}}}}"
+        )
 
 
 def _check(stages: Stages) -> None:
