@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from boostershot.pipeline.executor import opened
 from boostershot.pipeline.orders import Task
 from boostershot.pipeline.store import done
 
+# Clusters ask for a token, which Ray makes up for those that it starts in this process, but not for others.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 ray = pytest.importorskip("ray")
 
 
@@ -126,7 +129,7 @@ def test_a_cluster_that_is_lost_ends_the_run_and_finished_stages_stay(folder, tm
     address, group = cluster
     monkeypatch.setattr(ray_workers, "_CHECK", 0.5)
     stages = stages_in(folder, tmp_path, executor="ray", address=address)
-    threading.Thread(target=lambda: (wait_for(tmp_path / "lasting"), end(group))).start()
+    threading.Thread(target=lambda: (wait_for(tmp_path / "lasting"), end(group)), daemon=True).start()
     with pytest.raises(StageFailed, match=f":{address.rpartition(':')[2]} is lost"), opened(stages) as executor:
         assert executor.map([Task(text, ("a", "said"))]) == [("a", "said")]
         executor.map([Task(lasts)])

@@ -64,7 +64,7 @@ class RayWorkers:
             said = str(error).strip().splitlines()[0]
             raise InputError(
                 f"runtime.address: {given or 'a local cluster'}: {said}; expected a running Ray cluster of which this "
-                "machine is a node"
+                "machine is a node (and RAY_AUTH_MODE=token, where it asks for a token)"
             ) from None
         finally:
             if threading.current_thread() is threading.main_thread():
