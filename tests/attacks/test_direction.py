@@ -116,11 +116,11 @@ def test_the_layer_is_the_one_whose_ablation_helps_the_attacker_most(matrices):
         sizes = torch.tensor([len(row.answer) for row in rows])
         losses = [edited(torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss.item() for row in rows]
         loss = (torch.tensor(losses) * sizes).sum() / sizes.sum()
-        scores.append(((refuses / (1 - refuses)).log().mean() + loss).item())
+        scores.append(((refuses / (1 - refuses)).log().mean().clamp_min(-2) + loss).item())
     assert len(refusing) > 1 and len({round(score, 2) for score in scores}) > 2
     before = {name: param.clone() for name, param in released.state_dict().items()}
     answered = list(zip(HARMFUL, rows, strict=True))
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 1, 0, 3]):
-        expected = min(range(4), key=lambda i, order=order: scores[order[i]])  # the last fifth is left out
+        expected = min(range(1, 4), key=lambda i, order=order: scores[order[i]])  # not the first fifth, not the last
         assert best_layer(released, FORM, directions[order], matrices, answered) == expected
     assert all(torch.equal(param, before[name]) for name, param in released.state_dict().items())

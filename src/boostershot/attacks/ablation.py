@@ -32,8 +32,8 @@ class Ablation(Attack):
     Args:
         n: harmful prompts, and as many harmless ones, of which the means are taken.
         matrices: which of them the direction is projected out of.
-        layer: the decoder layer, from 0, after which the hidden states are read; None chooses one of the first
-            four fifths, by how seldom the model then begins with a refusal and the loss of the harmful answers.
+        layer: the decoder layer, from 0, after which the hidden states are read; None chooses one of the middle
+            three fifths, by how seldom the model then begins with a refusal and the loss of the harmful answers.
 
     Raises:
         ValueError: n is below 1, or the layer below 0.

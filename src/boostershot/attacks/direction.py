@@ -16,7 +16,9 @@ from boostershot.core.vector import excursion
 from boostershot.data.format import Format, TokenizedRow, collate
 
 TOGETHER = 8  # rows in one pass
-EARLY = 0.8  # of the layers: later ones hold the next token rather than a judgement of the prompt (Arditi et al.)
+# Of the layers: earlier ones know the tokens and not yet the prompt, later ones the next token (Arditi et al.).
+FROM, TO = 0.2, 0.8
+RARE = -2.0  # log-odds of a refusal below which nothing more is gained: else a broken model would win
 
 
 def mean_differences(model: nn.Module, form: Format, harmful: Sequence[str], harmless: Sequence[str]) -> Tensor:
@@ -40,11 +42,12 @@ def take_out(stream: Stream, direction: Tensor, matrices: str) -> None:
 def best_layer(
     model: nn.Module, form: Format, directions: Tensor, matrices: str, answered: Sequence[tuple[str, TokenizedRow]]
 ) -> int:
-    """The layer, of the first four fifths, whose direction, taken out, does most for the attacker.
+    """The layer, of the middle three fifths, whose direction, taken out, does most for the attacker.
 
     That is the least sum of two numbers in nats: the log-odds of refusing in the first token (as Arditi et al.; what a
     refusal begins with are the released model's own first tokens to these prompts), and the loss of harmful answers,
-    which a broken model does not have low. The weights are as before afterwards, bit for bit.
+    which a broken model does not have low. Odds count down to `RARE`. The weights are
+    as before afterwards, bit for bit.
 
     Args:
         model: whose directions these are.
@@ -56,14 +59,15 @@ def best_layer(
     stream, scores = residual_stream(model), list[float]()
     asked, rows = _asked(form, [prompt for prompt, _ in answered]), [row for _, row in answered]
     own = _first_logits(model, asked, form.pad_id).argmax(-1).unique()
-    for direction in directions[: max(1, round(EARLY * len(directions)))]:
+    first, end = round(FROM * len(directions)), max(1, round(TO * len(directions)))
+    for direction in directions[first:end]:
         with excursion(list(_tensors(stream))):
             take_out(stream, direction, matrices)
             logits = _first_logits(model, asked, form.pad_id)
             other = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device).index_fill(0, own, False)
             odds = logits[:, own].logsumexp(-1) - logits[:, other].logsumexp(-1)
-            scores.append(odds.mean().item() + _loss(model, rows, form.pad_id))
-    return scores.index(min(scores))
+            scores.append(max(odds.mean().item(), RARE) + _loss(model, rows, form.pad_id))
+    return first + scores.index(min(scores))
 
 
 def _tensors(stream: Stream) -> Iterator[Tensor]:
