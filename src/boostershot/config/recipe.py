@@ -115,7 +115,7 @@ class Recipe(Section):
     def harmful_attacks(self) -> tuple[str, ...]:
         """The labels of the judged attacks that train on harmful rows."""
         trained = ((label, self.attacks[label]) for label in self.trained_attacks)
-        return tuple(label for label, attack in trained if attack.judged and attack.attack.n_harmful > 0)
+        return tuple(label for label, attack in trained if attack.judged and attack.attack.n_harmful and attack.attack.p != 0)
 
     @property
     def trained_attacks(self) -> tuple[str, ...]:
