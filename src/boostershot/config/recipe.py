@@ -114,8 +114,8 @@ class Recipe(Section):
     @property
     def harmful_attacks(self) -> tuple[str, ...]:
         """The labels of the judged attacks that train on harmful rows."""
-        trained = ((label, self.attacks[label]) for label in self.trained_attacks)
-        return tuple(label for label, attack in trained if attack.judged and attack.attack.n_harmful and attack.attack.p != 0)
+        judged = {label: self.attacks[label].attack for label in self.trained_attacks if self.attacks[label].judged}
+        return tuple(label for label, attack in judged.items() if attack.n_harmful and attack.p != 0)
 
     @property
     def trained_attacks(self) -> tuple[str, ...]:
