@@ -35,7 +35,7 @@ from boostershot.training.cost import peak_memory, reset_peak_memory
 DOCS = Path(__file__).parent.parent / "docs"
 LORA = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
 DEFENSES: dict[str, Defense] = {"sft": bs.SFT(), "vaccine": bs.Vaccine(rho=2), "booster": bs.Booster(lam=5, alpha=0.1)}
-ROWS, LENGTH, MIB = 4, 96, 2**20
+ROWS, LENGTH, MIB = 4, 64, 2**20
 PUBLISHED = {"sft": (49.3, 0.54), "vaccine": (None, 1.06), "repnoise": (72.5, 2.69), "booster": (57.86, 1.86)}  # GB, h
 
 
@@ -110,7 +110,7 @@ def measured(case: str) -> dict[str, Any]:
             step(model, optimizer)
     grown = (peak_memory() or 0) - before
     seconds = []
-    for _ in range(3):
+    for _ in range(2):
         started = time.perf_counter()
         step(model, optimizer)
         seconds.append(time.perf_counter() - started)
