@@ -153,10 +153,11 @@ def write() -> None:
 
 def _measured(found: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| model, training, defence | planned MiB | counted MiB | planned / counted | resident MiB | passes | time / SFT's |",
-        "|---|---|---|---|---|---|---|",
+        "| model, training, defence | planned MiB | counted MiB | planned / counted | resident MiB | passes | time / SFT's |",  # noqa: E501
+        "|---|---|---|---|---|---|---|",  # noqa: E501
     ]
-    for case, (size, how, name) in CASES.items():
+    for case in found:
+        size, how, name = CASES[case]
         stage, setting = stage_of(SIZES[size], how, name), Setting(checkpointing=how == "LoRA checkpointed")
         memory = stage.memory(setting)
         planned, real = memory.total - memory.base, found[case]
@@ -173,8 +174,8 @@ def _published() -> list[str]:
     lora = recipe.immunize.lora
     assert lora is not None
     lines = [
-        "| defence | planned GB | beyond SFT | as public code steps | published GB | beyond SFT | planned time / SFT's | published |",
-        "|---|---|---|---|---|---|---|---|",
+        "| defence | planned GB | beyond SFT | as public code steps | published GB | beyond SFT | planned time / SFT's | published |",  # noqa: E501
+        "|---|---|---|---|---|---|---|---|",  # noqa: E501
     ]
     public = public_step(LLAMA_7B, lora.model_dump(), recipe.immunize.batch, recipe.data.max_length)
     first: tuple[float, float] | None = None
@@ -199,8 +200,8 @@ def _large() -> list[str]:
     recipe = load_recipe("paper-sst2")
     whole = replace_lora(recipe)
     lines = [
-        "| model | trained | layout | arithmetic | GiB on a device | fits | time of the alignment |",
-        "|---|---|---|---|---|---|---|",
+        "| model | trained | layout | arithmetic | GiB on a device | fits | time of the alignment |",  # noqa: E501
+        "|---|---|---|---|---|---|---|",  # noqa: E501
     ]
     known = device("h100-80g")
     for name, config in (("7B", LLAMA_7B), ("70B", LLAMA_70B)):
