@@ -154,7 +154,7 @@ def write() -> None:
 def _measured(found: Mapping[str, Any]) -> list[str]:
     lines = [
         "| model, training, defence | planned MiB | counted MiB | planned / counted | resident MiB | passes | time / SFT's |",  # noqa: E501
-        "|---|---|---|---|---|---|---|",  # noqa: E501
+        "|---|---|---|---|---|---|---|",
     ]
     for case in found:
         size, how, name = CASES[case]
@@ -175,7 +175,7 @@ def _published() -> list[str]:
     assert lora is not None
     lines = [
         "| defence | planned GB | beyond SFT | as public code steps | published GB | beyond SFT | planned time / SFT's | published |",  # noqa: E501
-        "|---|---|---|---|---|---|---|---|",  # noqa: E501
+        "|---|---|---|---|---|---|---|---|",
     ]
     public = public_step(LLAMA_7B, lora.model_dump(), recipe.immunize.batch, recipe.data.max_length)
     first: tuple[float, float] | None = None
@@ -191,7 +191,7 @@ def _published() -> list[str]:
         first = first or (ours, seconds)
         lines.append(
             f"| {name} | {ours:.1f} | {ours - first[0]:.2f} | {theirs:.1f} | {gigabytes or '-'} | "
-            f"{'-' if gigabytes is None else f'{gigabytes - 49.3:.1f}'} | {seconds / first[1]:.2f} | {hours / 0.54:.2f} |"
+            f"{'-' if gigabytes is None else f'{gigabytes - 49.3:.1f}'} | {seconds / first[1]:.2f} | {hours / 0.54:.2f} |"  # noqa: E501
         )
     return lines
 
@@ -200,8 +200,8 @@ def _large() -> list[str]:
     recipe = load_recipe("paper-sst2")
     whole = replace_lora(recipe)
     lines = [
-        "| model | trained | layout | arithmetic | GiB on a device | fits | time of the alignment |",  # noqa: E501
-        "|---|---|---|---|---|---|---|",  # noqa: E501
+        "| model | trained | layout | arithmetic | GiB on a device | fits | time of the alignment |",
+        "|---|---|---|---|---|---|---|",
     ]
     known = device("h100-80g")
     for name, config in (("7B", LLAMA_7B), ("70B", LLAMA_70B)):
