@@ -35,7 +35,7 @@ from boostershot.training.cost import peak_memory, reset_peak_memory
 DOCS = Path(__file__).parent.parent / "docs"
 LORA = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
 DEFENSES: dict[str, Defense] = {"sft": bs.SFT(), "vaccine": bs.Vaccine(rho=2), "booster": bs.Booster(lam=5, alpha=0.1)}
-ROWS, LENGTH, MIB = 4, 96, 2**20
+ROWS, LENGTH, MIB = 4, 64, 2**20
 PUBLISHED = {"sft": (49.3, 0.54), "vaccine": (None, 1.06), "repnoise": (72.5, 2.69), "booster": (57.86, 1.86)}  # GB, h
 
 
@@ -110,7 +110,7 @@ def measured(case: str) -> dict[str, Any]:
             step(model, optimizer)
     grown = (peak_memory() or 0) - before
     seconds = []
-    for _ in range(3):
+    for _ in range(2):
         started = time.perf_counter()
         step(model, optimizer)
         seconds.append(time.perf_counter() - started)
@@ -153,10 +153,11 @@ def write() -> None:
 
 def _measured(found: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| model, training, defence | planned MiB | counted MiB | planned / counted | resident MiB | passes | time / SFT's |",
+        "| model, training, defence | planned MiB | counted MiB | planned / counted | resident MiB | passes | time / SFT's |",  # noqa: E501
         "|---|---|---|---|---|---|---|",
     ]
-    for case, (size, how, name) in CASES.items():
+    for case in found:
+        size, how, name = CASES[case]
         stage, setting = stage_of(SIZES[size], how, name), Setting(checkpointing=how == "LoRA checkpointed")
         memory = stage.memory(setting)
         planned, real = memory.total - memory.base, found[case]
@@ -173,7 +174,7 @@ def _published() -> list[str]:
     lora = recipe.immunize.lora
     assert lora is not None
     lines = [
-        "| defence | planned GB | beyond SFT | as public code steps | published GB | beyond SFT | planned time / SFT's | published |",
+        "| defence | planned GB | beyond SFT | as public code steps | published GB | beyond SFT | planned time / SFT's | published |",  # noqa: E501
         "|---|---|---|---|---|---|---|---|",
     ]
     public = public_step(LLAMA_7B, lora.model_dump(), recipe.immunize.batch, recipe.data.max_length)
@@ -190,7 +191,7 @@ def _published() -> list[str]:
         first = first or (ours, seconds)
         lines.append(
             f"| {name} | {ours:.1f} | {ours - first[0]:.2f} | {theirs:.1f} | {gigabytes or '-'} | "
-            f"{'-' if gigabytes is None else f'{gigabytes - 49.3:.1f}'} | {seconds / first[1]:.2f} | {hours / 0.54:.2f} |"
+            f"{'-' if gigabytes is None else f'{gigabytes - 49.3:.1f}'} | {seconds / first[1]:.2f} | {hours / 0.54:.2f} |"  # noqa: E501
         )
     return lines
 

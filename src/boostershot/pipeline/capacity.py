@@ -28,17 +28,17 @@ USABLE = 0.94  # of a device's memory: the rest is the driver's context and what
 STATE = {"adamw": 2.0, "sgd": 0.0, "adafactor": 0.0, "lion": 1.0}  # optimiser's tensors of the trainables' size
 MOST_DEVICES = 512
 
-# Declared activations in words -> numbers of float32, of the tokens t of a batch, layers l, width d, vocabulary v.
+# Declared activations in words -> numbers of float32, of the tokens t of a batch, layers n, width d, vocabulary v.
 KEPT = {
-    "one tensor of each attention output of the batch": lambda t, l, d, v: t * l * d,
-    "one tensor of each sampled attention output": lambda t, l, d, v: t * l * d,  # those of all layers, at most
-    "the feed-forward outputs of the harmful answers, and as much noise": lambda t, l, d, v: 3 * t * l * d,
-    "the start's hidden states of the general rows": lambda t, l, d, v: t * (l + 1) * d,
-    "the start's hidden states of all answers": lambda t, l, d, v: 2 * t * (l + 1) * d,
+    "one tensor of each attention output of the batch": lambda t, n, d, v: t * n * d,
+    "one tensor of each sampled attention output": lambda t, n, d, v: t * n * d,  # those of all layers, at most
+    "the feed-forward outputs of the harmful answers, and as much noise": lambda t, n, d, v: 3 * t * n * d,
+    "the start's hidden states of the general rows": lambda t, n, d, v: t * (n + 1) * d,
+    "the start's hidden states of all answers": lambda t, n, d, v: 2 * t * (n + 1) * d,
     "the start's hidden states of all answers, and its predictions of the benign ones": (
-        lambda t, l, d, v: 2 * t * (l + 1) * d + t * v
+        lambda t, n, d, v: 2 * t * (n + 1) * d + t * v
     ),
-    "the teacher's log-probabilities of the batch's tokens": lambda t, l, d, v: t * v,
+    "the teacher's log-probabilities of the batch's tokens": lambda t, n, d, v: t * v,
 }
 DOUBLE_BACKWARD = "those of a double backward"  # the graph of the first backward: as much again
 

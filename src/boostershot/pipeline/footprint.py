@@ -1,7 +1,7 @@
-"""What a model takes in memory, from its config.json alone: weights counted on the meta device, activations in dry steps.
+"""What a model takes in memory, from its config.json alone: weights by count, activations by dry steps.
 
-A dry step is a real forward and backward pass on tensors without contents (FakeTensorMode), whose bytes are counted while
-they live. It is taken with one layer and with two; the difference is what each further layer adds.
+A dry step is a real forward and backward pass on tensors without contents (FakeTensorMode), whose bytes are counted
+while they live. It is taken with one layer and with two; the difference is what each further layer adds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import json
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
