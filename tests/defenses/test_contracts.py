@@ -15,48 +15,10 @@ from batches import batch_of, other_answers
 from boostershot.core.batch import Rows
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch
-from boostershot.defenses import Defense, TargetReduction
 from boostershot.methods import typical
+from every_defense import SETTINGS
 from tiny import tiny_gpt2
 
-# One setting of every entry of DEFENSES, and compositions of them.
-SETTINGS: dict[str, Defense] = {
-    "sft": bs.SFT(),
-    "booster": bs.Booster(lam=5, alpha=0.1),
-    "booster without lam": bs.Booster(lam=0, alpha=0.1),
-    "booster(booster)": bs.Booster(lam=1, alpha=0.2, align=bs.Booster(lam=5, alpha_per_weight=1e-3)),
-    "booster, 3 steps": bs.Booster(lam=5, alpha=0.1, steps=3),
-    "booster, 3 fresh steps": bs.Booster(lam=5, alpha=0.1, steps=3, inner="fresh"),
-    "booster, exact": bs.Booster(lam=5, alpha=0.1, order="exact"),
-    "booster, scheduled": bs.Booster(lam=5, alpha=0.1, schedule=TargetReduction(1.0, every=1)),
-    "vaccine": bs.Vaccine(rho=2.0),
-    "t_vaccine": bs.TVaccine(rho=2.0, layers=1, importance_every=1),
-    "lookahead": bs.Lookahead(lam=0.5, alpha=0.1, bound=None),
-    "sam": bs.SAM(rho=0.1),
-    "gradient_ascent": bs.GradientAscent(lam=0.5, bound=None),
-    "ctrap": bs.CTRAP(lam=0.5, alpha=0.1, token=4),
-    "antibody": bs.Antibody(alpha=0.1),
-    "repnoise": bs.RepNoise(beta=5, alpha=0.5),
-    "crl": bs.CRL(benign_margin=2, layers=1),
-    "seam": bs.SEAM(beta=0.5, eps_per_weight=1e-3),
-    "sdd": bs.SDD(),
-    "booster(repnoise)": bs.Booster(lam=5, alpha=0.1, align=bs.RepNoise(beta=5, alpha=0.5)),
-    "tar": bs.TAR(lam=0.5, steps=3, every=2, lr=1e-3),
-    "tar, same": bs.TAR(
-        lam=0.5, steps=2, every=1, loss="nll", optimizer="normalized_sgd", alpha=0.1, inner="same", retain=0
-    ),
-    "patcher": bs.Patcher(steps=(3,), round=1, lr=(1e-3,), batches=2),
-    "patcher, drawn": bs.Patcher(
-        steps=(2,), round=1, lr=(1e-4, 1e-3), optimizers=("adamw", "sgd", "normalized_sgd"), adapter="drawn", batches=1
-    ),
-    "lox": bs.LoX(align=bs.Booster(lam=5, alpha=0.1)),
-    "noise_and_distil": bs.NoiseAndDistil(align=bs.LoX()),
-    "sum": bs.Sum({"booster": bs.Booster(lam=5, alpha=0.1), "ascent": bs.GradientAscent(lam=0.5, bound=None)}),
-    "booster(vaccine)": bs.Booster(lam=5, alpha=0.1, align=bs.Vaccine(rho=2.0)),
-    "booster(sam)": bs.Booster(lam=5, alpha=0.1, align=bs.SAM(rho=0.1)),
-    "sam(booster)": bs.SAM(rho=0.1, align=bs.Booster(lam=5, alpha=0.1)),
-    "sam(sum)": bs.SAM(rho=0.1, align=bs.Sum({"b": bs.Booster(alpha=0.1), "a": bs.GradientAscent(bound=None)})),
-}
 ROLES = {
     role: batch_of(other_answers(seed=i)) for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)
 }

@@ -6,13 +6,13 @@ from functools import cache
 
 import pytest
 import torch
-from test_contracts import SETTINGS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import boostershot as bs
 from batches import batch_of
+from every_defense import SETTINGS
 from tiny import tiny_llama
 
 

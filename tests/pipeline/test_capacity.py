@@ -120,7 +120,7 @@ def test_time_follows_passes_weights_and_devices():
 
 
 def test_every_kept_activation_that_a_defence_declares_is_counted():
-    from test_contracts import SETTINGS  # of every defence
+    from every_defense import SETTINGS  # of every defence
 
     assert {type(one) for one in SETTINGS.values()} == set(DEFENSES.values())
     words = {part for one in SETTINGS.values() for part in one.cost.activations.split("; ") if part}
