@@ -319,7 +319,8 @@ def shows(stages):
 
 
 LEADER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 from pathlib import Path
 import test_executor as t
 from boostershot.pipeline.executor import opened
