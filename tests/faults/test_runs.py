@@ -271,7 +271,8 @@ def content(out: Path) -> list[Path]:
     return [path for path in stages if path.stat().st_size] + [out / "judgements.sqlite"]
 
 
-@pytest.mark.parametrize("harm", [flip, pytest.param(cut, marks=every)])
+@every
+@pytest.mark.parametrize("harm", [flip, cut])
 def test_every_stage_damaged_at_once_is_done_again(undisturbed, tmp_path, harm, count):
     out, draw = undisturbed.copied(tmp_path / "run"), random.Random(harm.__name__)
     stages = sorted((out / "stages").iterdir())

@@ -58,7 +58,7 @@ def killer(tmp_path):
     thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_sweep_by_two_workers_of_whom_one_is_killed_is_the_same_to_the_bit(folder, tmp_path, killer):
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     del recipe["defenses"]["sft"]
