@@ -32,7 +32,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=15
 
 faults: $(VENV)/stamp-test
-	$(BIN)/python -m pytest tests/faults -m "faults or not faults" --timeout=1800
+	$(BIN)/python -m pytest tests/faults tests/pipeline/test_ray.py -m "faults or not faults" --timeout=1800
 
 test-integrations: $(VENV)/stamp-integrations
 	$(BOTH)/bin/python -m pytest tests/integrations
