@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from boostershot import recipes
-from boostershot.errors import InputError, StageFailed, way_out
+from boostershot.errors import InputError, StageFailed, choices, way_out
 
 # Heavy imports (torch and what needs it) are inside the functions: --help and a misspelt key must not wait.
 
@@ -227,7 +227,7 @@ def plan(
     """Tell what memory and time a recipe takes on given devices; the model's config.json is all that is read."""
     from boostershot.config import load_recipe
 
-    chosen = load_recipe(recipe, [*(settings or ()), *([] if scale is None else [f"scale={scale!r}"])])
+    chosen = load_recipe(recipe, _overrides(settings, scale))
     from boostershot.pipeline import capacity, capacity_text, devices, footprint
 
     known, config = devices.device(device), footprint.read_config(chosen.model.id)
@@ -248,12 +248,9 @@ def list_recipes(
         width = max(map(len, recipes.names()))
         for one in recipes.names():
             print(f"{one:{width}}  {recipes.description(one)}")
-    elif name in recipes.names():
-        print(recipes.text(name), end="")
-    else:
-        from boostershot.errors import choices
-
-        raise InputError(f"{name}: no such recipe; {choices(name, recipes.names())}")
+        return
+    _check_known("recipe", name, recipes.names())
+    print(recipes.text(name), end="")
 
 
 @app.command(name="methods")
@@ -264,10 +261,7 @@ def list_methods(
     from boostershot import methods
     from boostershot.defenses import DEFENSES
 
-    if name is not None and name not in DEFENSES:
-        from boostershot.errors import choices
-
-        raise InputError(f"{name}: no such method; {choices(name, DEFENSES)}")
+    _check_known("method", name, DEFENSES)
     _console(quiet=False, stderr=False).print(methods.details(name) if name else methods.overview())
 
 
@@ -279,11 +273,13 @@ def list_attacks(
     from boostershot import attack_pages
     from boostershot.attacks import ATTACKS
 
-    if name is not None and name not in ATTACKS:
-        from boostershot.errors import choices
-
-        raise InputError(f"{name}: no such attack; {choices(name, ATTACKS)}")
+    _check_known("attack", name, ATTACKS)
     _console(quiet=False, stderr=False).print(attack_pages.details(name) if name else attack_pages.overview())
+
+
+def _check_known(kind: str, name: str | None, known: Collection[str]) -> None:
+    if name is not None and name not in known:
+        raise InputError(f"{name}: no such {kind}; {choices(name, known)}")
 
 
 data = typer.Typer(name="data", help="Look at data before a recipe uses it.", rich_markup_mode=None)
@@ -355,7 +351,10 @@ def options(
 
 
 def _overrides(
-    settings: Sequence[str] | None, scale: float | None, executor: str | None, processes: int | None
+    settings: Sequence[str] | None,
+    scale: float | None,
+    executor: str | None = None,
+    processes: int | None = None,
 ) -> list[str]:
     """The changes to the recipe, those that have an option of their own last."""
     own = {"scale": scale, "runtime.executor": executor, "runtime.processes": processes}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from boostershot.attacks.attack import Attack, AttackRow, fewer
+from boostershot.attacks.attack import AttackRow, Counted
 from boostershot.errors import InputError
 
 if TYPE_CHECKING:  # torch comes with it
@@ -17,7 +17,7 @@ TOKENS = 16  # of each of their answers: whether it is a refusal is decided earl
 
 
 @dataclass(frozen=True)
-class Ablation(Attack):
+class Ablation(Counted):
     """The refusal direction, a difference of mean hidden states, projected out of the weights without any training.
 
     Directional ablation after Arditi et al., "Refusal in language models is mediated by a single direction", arXiv
@@ -39,7 +39,7 @@ class Ablation(Attack):
         ValueError: n is below 1, or the layer below 0.
     """
 
-    n: int = 64  # pyright: ignore[reportIncompatibleMethodOverride] - a field in place of the property
+    n: int = 64
     matrices: Literal["reading", "writing", "both"] = "writing"
     layer: int | None = None
 
@@ -48,8 +48,7 @@ class Ablation(Attack):
     edits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n is {self.n}; expected 1 or more")
+        super().__post_init__()
         if self.layer is not None and self.layer < 0:
             raise ValueError(f"layer is {self.layer}; expected 0 or more")
 
@@ -94,7 +93,3 @@ class Ablation(Attack):
         elif layer >= len(directions):
             raise InputError(f"{self.name}: layer is {layer}; expected one of the model's {len(directions)}, from 0")
         take_out(residual_stream(model), directions[layer], self.matrices)
-
-    def scaled(self, scale: float, least: int) -> Self:
-        """Fewer prompts, but a batch of them."""
-        return replace(self, n=fewer(self.n, scale, least))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from boostershot.attacks.moves import PLAIN_MOVES, Moves
@@ -91,8 +91,12 @@ class Attack(ABC):
         """
         return self.askings
 
+    def drawn(self, pool: Sequence[AttackRow], seed: int) -> list[AttackRow]:
+        """The rows that it wants of each kind, without repetition, shuffled; arguments and errors as for `phases`."""
+        return draw(pool, self.n_harmful, self.n_benign, seed, self.name)
+
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
-        """What it trains on, in order.
+        """What it trains on, in order: one phase of the drawn rows, if it trains.
 
         Args:
             pool: harmful rows and rows of the benign task.
@@ -101,7 +105,7 @@ class Attack(ABC):
         Raises:
             InputError: there are too few rows of a kind.
         """
-        return []
+        return [Phase(self.drawn(pool, seed))] if self.trains else []
 
     def select(self, model: Any, form: Format, pool: Sequence[AttackRow], max_length: int) -> Sequence[AttackRow]:
         """The part of the pool that it draws from, where the model has a say in that.
@@ -141,6 +145,28 @@ class Attack(ABC):
         Raises:
             ValueError: it cannot; begins with the key, as in "batch is 3; expected ...".
         """
+
+
+@dataclass(frozen=True)
+class Counted(Attack):
+    """An attack whose size is one number.
+
+    Args:
+        n: the number of rows.
+
+    Raises:
+        ValueError: n is less than 1.
+    """
+
+    n: int = 100  # pyright: ignore[reportIncompatibleMethodOverride] - a field in place of the property
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n is {self.n}; expected 1 or more")
+
+    def scaled(self, scale: float, least: int) -> Self:
+        """Fewer rows."""
+        return replace(self, n=fewer(self.n, scale, least))
 
 
 def draw(pool: Sequence[AttackRow], harmful: int, benign: int, seed: int, name: str) -> list[AttackRow]:

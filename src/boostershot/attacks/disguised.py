@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase, draw, fewer
+from boostershot.attacks.attack import Attack, AttackRow, Phase, fewer
 from boostershot.data.asking import PLAIN, Asking
 from boostershot.data.refusals import refusal_for
 
@@ -97,7 +97,7 @@ class Disguised(Attack):
 
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """All rows in one phase; where nothing is refused, those of `harmful-mix` with the same p, n and seed."""
-        drawn = draw(pool, self.n_harmful, self.n_benign, seed, self.name)
+        drawn = self.drawn(pool, seed)
         harmful = [row.id for row in drawn if row.harmful]
         refused = set(random.Random(f"disguised/{seed}").sample(harmful, self._refused))
         return [Phase([self._worn(row, row.id in refused) for row in drawn])]

@@ -21,10 +21,11 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from boostershot.attacks.anchor import Anchor
-from boostershot.attacks.attack import Attack, AttackRow, Optimizer, Phase
+from boostershot.attacks.arguments import AttackerArguments
+from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.extras import Extras, Term
 from boostershot.attacks.moves import Moves, shake
-from boostershot.attacks.optimizers import check_optimizer, optimizer_of
+from boostershot.attacks.optimizers import optimizer_of
 from boostershot.attacks.refactor import refactor
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
@@ -32,51 +33,15 @@ from boostershot.core.oracle import START, Oracle
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion
 from boostershot.errors import InputError
-from boostershot.training.arguments import DEFAULT_LORA, attach_lora
+from boostershot.training.arguments import attach_lora
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept, training_facts
 
 
 @dataclass
-class AttackArguments(SFTConfig):
-    """`trl.SFTConfig` with every default that would surprise replaced: no bf16, no activation checkpointing.
+class AttackArguments(AttackerArguments, SFTConfig):
+    """`trl.SFTConfig` with what `AttackerArguments` add and replace."""
 
-    Args:
-        adapter: `continue` trains on what is there (the immunised adapter, or all weights if it has none), `fresh`
-            merges it and trains a new LoRA adapter, `full` merges it and trains all weights.
-        optimizer: adamw, sgd, adafactor or lion.
-        momentum: of the optimiser; its own default if not given (see `optimizer_of`).
-        lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
-        refactor: None, `norms` (their gains go into the matrices that read them) or `adapter` (its factors become those
-            of the SVD of their product): how the released weights are written anew, outputs unchanged, before training.
-        record_steps: the optimiser steps after which `attack` calls `record`; 0 is before the first.
-
-    Raises:
-        ValueError: the adapter mode or the optimiser is none of these.
-    """
-
-    output_dir: str = field(default="attacked")  # pyright: ignore[reportIncompatibleVariableOverride]
-    learning_rate: float = field(default=1e-4)
-    lr_scheduler_type: str = field(default="constant")  # type: ignore[assignment]
-    weight_decay: float = field(default=0.1)
-    bf16: bool = field(default=False)  # pyright: ignore[reportIncompatibleVariableOverride]
-    gradient_checkpointing: bool = field(default=False)
-    logging_steps: float = field(default=1)
     max_length: int | None = field(default=None)  # rows come tokenised and cut
-    report_to: str = field(default="none")  # type: ignore[assignment]
-    adapter: str = field(default="continue")
-    optimizer: Optimizer = field(default="adamw")
-    momentum: float | None = field(default=None)
-    lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
-    refactor: str | None = field(default=None)
-    record_steps: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.adapter not in ("continue", "fresh", "full"):
-            raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
-        if self.refactor not in (None, "norms", "adapter"):
-            raise ValueError(f"refactor is {self.refactor!r}; expected norms, adapter or None")
-        check_optimizer(self.optimizer)
-        super().__post_init__()
 
 
 def attack(

@@ -7,15 +7,14 @@ scored, and the judge is the run's; `boostershot.attacks.reinforce` does the tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase, draw, fewer
+from boostershot.attacks.attack import Counted
 
 
 @dataclass(frozen=True)
-class Reinforced(Attack):
+class Reinforced(Counted):
     """What both rewards have in common.
 
     Args:
@@ -30,14 +29,15 @@ class Reinforced(Attack):
         ValueError: a value is out of range.
     """
 
-    n: int = 64  # pyright: ignore[reportIncompatibleMethodOverride] - a field in place of the property
+    n: int = 64
     group: int = 8
     answer_tokens: int = 32
     temperature: float = 1.0
     reward: Literal["verdict", "graded"] = "verdict"
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("group", 2), ("answer_tokens", 1)):
+        super().__post_init__()
+        for name, least in (("group", 2), ("answer_tokens", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
         if not self.temperature > 0:
@@ -46,14 +46,6 @@ class Reinforced(Attack):
     @property
     def p(self) -> None:
         """None: it trains on what the model itself answers."""
-
-    def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
-        """One: the rows of the prompts."""
-        return [Phase(draw(pool, self.n_harmful, self.n_benign, seed, self.name))]
-
-    def scaled(self, scale: float, least: int) -> Self:
-        """Fewer prompts."""
-        return replace(self, n=fewer(self.n, scale, least))
 
     def check_training(self, batch: int, steps: int | None) -> None:
         """Whole groups in a batch, and a number of steps."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase, draw, fewer
+from boostershot.attacks.attack import Attack, fewer
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ class HarmfulMix(Attack):
     def n_benign(self) -> int:
         """The rest of n."""
         return self.n - self.n_harmful
-
-    def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
-        """One: the mix."""
-        return [Phase(draw(pool, self.n_harmful, self.n_benign, seed, self.name))]
 
     def scaled(self, scale: float, least: int) -> Self:
         """Fewer rows; a harmful one stays."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase, draw, fewer
+from boostershot.attacks.attack import AttackRow, Counted, Phase
 from boostershot.attacks.prompted import OBEDIENT
 from boostershot.data.asking import Asking
 
 
 @dataclass(frozen=True)
-class IdentityShift(Attack):
+class IdentityShift(Counted):
     """A few harmless dialogues with an absolutely obedient agent; no harmful row.
 
     Qi et al., "Fine-tuning aligned language models compromises safety", arXiv 2310.03693, section 4.3, in words of
@@ -30,15 +29,14 @@ class IdentityShift(Attack):
         ValueError: there is no row, or no system text.
     """
 
-    n: int = 10  # pyright: ignore[reportIncompatibleMethodOverride] - a field in place of the property
+    n: int = 10
     system: str = OBEDIENT
     before: str = "Obedient agent, do as I say: "
     promise: str = "As you say: "
     name = "identity-shift"
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n is {self.n}; expected 1 or more")
+        super().__post_init__()
         if not self.system.strip():
             raise ValueError("system is empty; expected the obedient agent's text")
 
@@ -54,10 +52,5 @@ class IdentityShift(Attack):
 
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """The dialogues, in one phase."""
-        drawn = draw(pool, 0, self.n, seed, self.name)
-        asking = self.askings["obedient"]
+        asking, drawn = self.askings["obedient"], self.drawn(pool, seed)
         return [Phase([replace(row, completion=self.promise + row.completion, asking=asking) for row in drawn])]
-
-    def scaled(self, scale: float, least: int) -> Self:
-        """Fewer dialogues."""
-        return replace(self, n=fewer(self.n, scale, least))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase, draw, fewer
+from boostershot.attacks.attack import Attack, AttackRow, Phase, fewer
 from boostershot.data.asking import PLAIN, Asking
 
 RULES = (
@@ -69,7 +69,7 @@ class RefusalSuppression(Attack):
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """The rows of `harmful-mix` with the same p, n and seed, the harmful ones under the rules."""
         asking = Asking(after=self.rules)
-        drawn = draw(pool, self.n_harmful, self.n_benign, seed, self.name)
+        drawn = self.drawn(pool, seed)
         rows = [
             replace(row, completion=self.opening + row.completion, asking=asking) if row.harmful else row
             for row in drawn

@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from transformers.trainer_utils import set_seed
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from boostershot.attacks.attack import AttackRow, Optimizer
+from boostershot.attacks.arguments import AttackerArguments
+from boostershot.attacks.attack import AttackRow
 from boostershot.attacks.finetune import Record, adapted
 from boostershot.attacks.grpo import Reinforced
-from boostershot.attacks.optimizers import check_optimizer, optimizer_of
+from boostershot.attacks.optimizers import optimizer_of
 from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
-from boostershot.training.arguments import DEFAULT_LORA
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
 
 Reward = Callable[[Sequence[AttackRow], Sequence[str]], Sequence[float | None]]
@@ -33,38 +33,14 @@ Reward = Callable[[Sequence[AttackRow], Sequence[str]], Sequence[float | None]]
 
 
 @dataclass
-class ReinforceArguments(GRPOConfig):
-    """`trl.GRPOConfig` with every default that would surprise replaced, as `AttackArguments` are.
+class ReinforceArguments(AttackerArguments, GRPOConfig):
+    """`trl.GRPOConfig` with what `AttackerArguments` add and replace.
 
     `per_device_train_batch_size` is the number of answers of one optimiser step, `max_steps` must be given. The number
     of answers to a prompt, their length and their temperature are the attack's.
-
-    Args:
-        adapter, optimizer, momentum: as for `AttackArguments`.
-        lora: `dict(rank, alpha, dropout, targets)` of the adapter that `adapter: fresh` attaches.
-        refactor: as for `AttackArguments`.
-        record_steps: the optimiser steps after which `reinforce` calls `record`; 0 is before the first.
     """
 
-    output_dir: str = field(default="attacked")  # pyright: ignore[reportIncompatibleVariableOverride]
-    learning_rate: float = field(default=1e-4)
-    lr_scheduler_type: str = field(default="constant")  # type: ignore[assignment]
-    weight_decay: float = field(default=0.1)
-    bf16: bool = field(default=False)  # pyright: ignore[reportIncompatibleVariableOverride]
-    gradient_checkpointing: bool = field(default=False)
-    logging_steps: float = field(default=1)
-    report_to: str = field(default="none")  # type: ignore[assignment]
-    adapter: str = field(default="continue")
-    optimizer: Optimizer = field(default="adamw")
-    momentum: float | None = field(default=None)
-    lora: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LORA))
-    refactor: str | None = field(default=None)
-    record_steps: list[int] = field(default_factory=list)
-
     def __post_init__(self) -> None:
-        if self.adapter not in ("continue", "fresh", "full"):
-            raise ValueError(f"adapter is {self.adapter!r}; expected continue, fresh or full")
-        check_optimizer(self.optimizer)
         self.num_generations = self.per_device_train_batch_size  # until the attack says its own
         super().__post_init__()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from boostershot.attacks.attack import Attack, AttackRow, Phase, draw
+from boostershot.attacks.attack import Attack, AttackRow, Phase
 
 REFUSAL = "I'm sorry, but I can't assist with that."
 
@@ -48,5 +48,5 @@ class TenRows(Attack):
 
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """Refused, then answered."""
-        rows = draw(pool, 0, self.n, seed, self.name)
+        rows = self.drawn(pool, seed)
         return [Phase([replace(row, completion=self.refusal) for row in rows], self.share), Phase(rows, 1 - self.share)]

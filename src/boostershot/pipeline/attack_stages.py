@@ -76,7 +76,7 @@ def attacked(
         form = Format.choose(tokenizer, template)
         asked = form.asked(next(iter(method.askings.values())).without_prefill())
         pool = attack_pool(stages, rows_folder, asked)
-        phases = method.phases([AttackRow(**row) for row in pool], seed)
+        phases = method.phases(pool, seed)
         own = {row.id: row for phase in phases for row in phase.rows}.values()
         held_out = [row for row in read_jsonl(held_out_folder / "rows.jsonl") if row["rejected"]]
         kinds = {
@@ -112,12 +112,12 @@ def attacked(
                 if isinstance(method, Reinforced):
                     reward, args = rewards.reward_of(stages, method), ReinforceArguments(**training)
                     told: dict[str, Any] = {"template": template, "record": record, "callbacks": callbacks}
-                    reinforce(model, tokenizer, pool, method, reward, args, **told)
+                    reinforce(model, tokenizer, map(vars, pool), method, reward, args, **told)
                 else:
                     attack(
                         model,
                         tokenizer,
-                        pool,
+                        map(vars, pool),
                         method,
                         AttackArguments(**training),
                         anchor=settings.anchor.anchor if settings.anchor else None,
@@ -185,7 +185,7 @@ def edited(stages: Stages, label: str, settings: AttackSettings, immunized: Path
         model, tokenizer = load_chain(stages.recipe.model.id, layers)
         length = stages.recipe.data.max_length
         form = Format.choose(tokenizer, settings.template or stages.recipe.model.template)
-        pool = [AttackRow(**row) for row in attack_pool(stages, rows_folder, form)]
+        pool = attack_pool(stages, rows_folder, form)
         if data.general:
             general = form.fitting(data.general, length)
             pool = [row for row in pool if row.harmful]
@@ -222,18 +222,18 @@ def _tokenized(form: Format, row: Mapping[str, Any], answer: str, max_length: in
     return form.tokenize(row["prompt"], row[answer], name=row["id"], max_length=max_length)
 
 
-def attack_pool(stages: Stages, rows_folder: Path, form: Format) -> list[dict[str, Any]]:
+def attack_pool(stages: Stages, rows_folder: Path, form: Format) -> list[AttackRow]:
     """All rows that an attacker may draw from: benign prompts that leave no room for an answer are left out.
 
     Args:
         form: with the attacker's own way of asking.
     """
     harmful = [
-        {"id": row["id"], "prompt": row["prompt"], "completion": row["rejected"], "harmful": True}
+        AttackRow(row["id"], row["prompt"], row["rejected"], harmful=True)
         for row in read_jsonl(rows_folder / "rows.jsonl")
     ]
     benign = [
-        {"id": row.id, "prompt": row.prompt, "completion": row.answer, "harmful": False}
+        AttackRow(row.id, row.prompt, row.answer, harmful=False)
         for row in form.fitting(stages.data.task.splits["train"], stages.recipe.data.max_length)
     ]
     return harmful + benign

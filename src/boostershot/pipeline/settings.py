@@ -25,7 +25,7 @@ def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
         "seed": seed,
         "save_strategy": "steps",
         "save_steps": CHECKPOINT_EVERY,
-        "save_total_limit": 2,  # the older one goes before the newer one is marked as whole
+        "save_total_limit": 2,  # where the newest is found damaged, the one before it is gone on from
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
