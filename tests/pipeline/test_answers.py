@@ -20,26 +20,18 @@ from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.property_stages import PropertyStages
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store
-from tiny import preference_rows, save_tiny_chat, tiny_tokenizer
+from tiny import tiny_tokenizer
+from user_files import user_files
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """The path of one on a tiny model; 12 harmful prompts and 10 of the task, four at once."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model", std=0.3)
-    rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
-    for name, records in (("pairs", rows), ("task", task)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     attack = {"method": "harmful-mix", "adapter": "continue", "p": 0.25, "n": 8, "lr": 1e-2, "steps": 1, "batch": 4}
     described = {
         "name": "answers",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 160, 120, categories="abc", std=0.3),
         "immunize": {"lr": 1e-2, "steps": 1, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},
         "attacks": {"mix": attack},

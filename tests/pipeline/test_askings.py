@@ -15,7 +15,8 @@ from boostershot.data.format import ALPACA
 from boostershot.pipeline import grid
 from boostershot.pipeline.estimate import planned
 from boostershot.pipeline.progress import Reporter
-from tiny import preference_rows, save_tiny_chat
+from tiny import preference_rows
+from user_files import user_files
 
 TOKENS = 5
 TRAINED = {"adapter": "continue", "lr": 1e-2, "steps": 2, "batch": 4, "eval_steps": [0, 2]}
@@ -36,18 +37,9 @@ ATTACKS = {
 def folder(tmp_path_factory):
     """A model, data and a recipe, as a user would have them."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model", std=0.3)
-    rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
-    for name, records in (("pairs", rows), ("task", task)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     recipe = {
         "name": "asked",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 160, 120, categories="abc", std=0.3),
         "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 2, "batch": 4, "lora": None},
         "defenses": {"sft": {"method": "sft"}},

@@ -10,7 +10,7 @@ from boostershot import InputError
 from boostershot.cli import call
 from boostershot.config import load_recipe
 from boostershot.models import Layer, load_chain
-from tiny import preference_rows, save_tiny_chat
+from user_files import user_files
 
 TRAINING = {"lr": 1e-2, "steps": 1, "batch": 4}
 ATTACKS = {
@@ -25,18 +25,9 @@ ATTACKS = {
 def user(tmp_path_factory):
     """A recipe with all of them, and its run."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model", std=0.3)
-    rows = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(160))]
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
-    for name, records in (("pairs", rows), ("task", task)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     recipe = {
         "name": "edits",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 160, 120, std=0.3),
         "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 1, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},

@@ -26,7 +26,7 @@ from boostershot.pipeline.orders import Task
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, done, result
-from tiny import preference_rows, save_tiny_chat
+from user_files import user_files
 
 QUIET = Reporter(quiet=True)
 CONTENT = (".safetensors", ".jsonl", ".json")  # of a stage; what else is there tells times
@@ -34,19 +34,10 @@ CONTENT = (".safetensors", ".jsonl", ".json")  # of a stage; what else is there 
 
 def user_folder(folder: Path) -> Path:
     """A model, data and a recipe, as a user would have them."""
-    save_tiny_chat(folder / "model")
-    rows = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(120))]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(80)]
-    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
     attack = {"method": "harmful-mix", "p": 0.25, "n": 8, "lr": 1e-2, "steps": 2, "batch": 4, "eval_steps": [0, 2]}
     recipe = {
         "name": "spread",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 120, 80),
         "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 2, "batch": 4, "lora": {"rank": 4, "dropout": 0.1}},
         "defenses": {"sft": {"method": "sft"}, "booster": {"method": "booster", "lam": 5, "alpha": 0.1}},

@@ -10,28 +10,20 @@ import boostershot as bs
 from boostershot.cli import call
 from boostershot.pipeline import grid
 from boostershot.pipeline.progress import Reporter
-from tiny import preference_rows, save_tiny_chat, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from user_files import even_rows, user_files, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model, data and a recipe, as a user would have them."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model")
-    rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)]
-    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
-    (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task[:2]))
+    write_jsonl(folder / "two.jsonl", even_rows(2))
     attack = {"method": "harmful-mix", "p": 0.25, "n": 16, "lr": 1e-2, "steps": 3, "batch": 4}
     control = attack | {"adapter": "continue", "p": 1.0, "n": 8, "eval_steps": [0, 3], "judged": False}
     recipe = {
         "name": "small",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 16},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 160, 120, n=16, categories="abc"),
         "seeds": [0, 1],
         "immunize": {"lr": 1e-2, "steps": 3, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}, "booster": {"method": "booster", "lam": 5, "alpha": 0.1}},

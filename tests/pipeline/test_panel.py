@@ -15,7 +15,7 @@ from boostershot.pipeline.stages import RULES, Stages
 from boostershot.pipeline.store import Store
 from boostershot.report.reading import judges_of
 from serving import Server, reply
-from tiny import preference_rows, save_tiny_chat
+from user_files import user_files
 
 N = 12
 
@@ -23,19 +23,10 @@ N = 12
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model")
-    rows = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(160))]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(60)]
-    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
     training = {"lr": 1e-2, "steps": 1, "batch": 4}
     return {
         "name": "panel",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 160, 60),
         "seeds": [0],
         "immunize": training | {"lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},

@@ -13,34 +13,25 @@ from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.properties import measure_properties
 from boostershot.pipeline.property_stages import PropertyStages, clean_steps
 from boostershot.pipeline.stages import Stages
-from tiny import preference_rows, save_tiny_chat
+from tiny import preference_rows
+from user_files import user_files, write_jsonl
 
 PARTS = ("resistance", "stability", "generalization", "trainability")
 QUIET = {"reporter": Reporter(quiet=True), "until": "evaluate", "properties": True}
-
-
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model, data with two harm categories, a second source and a recipe."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model")
-    rows = [{"id": f"syn-{i}", "category": "aab"[i % 3], **row} for i, row in enumerate(preference_rows(160))]
-    jsonl(folder / "pairs.jsonl", rows)
-    jsonl(folder / "second.jsonl", [{"id": f"two-{i}", **row} for i, row in enumerate(preference_rows(250)[160:])])
+    write_jsonl(
+        folder / "second.jsonl", [{"id": f"two-{i}", **row} for i, row in enumerate(preference_rows(250)[160:])]
+    )
     free = [{"instruction": f"Tell of kite {i}", "output": f"Kite {i} flies."} for i in range(60)]
     (folder / "free.json").write_text(json.dumps(free))
-    jsonl(folder / "task.jsonl", [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(120)])
     recipe = {
         "name": "small",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 16},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 160, 120, n=16, categories="aab"),
         "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 2, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},
@@ -203,7 +194,7 @@ def stages_of(folder, tmp_path, changes):
 
 def test_categories_are_dealt_into_three_groups_by_size(folder, tmp_path):
     rows = [{"id": f"syn-{i}", "category": "aaaabbccd"[i % 9], **row} for i, row in enumerate(preference_rows(270))]
-    jsonl(folder / "four.jsonl", rows)
+    write_jsonl(folder / "four.jsonl", rows)
     of = stages_of(folder, tmp_path, {"data.align.source": str(folder / "four.jsonl")})
     assert of.groups == {"a": ("a",), "b + d": ("b", "d"), "c": ("c",)} or of.groups == {
         "a": ("a",),

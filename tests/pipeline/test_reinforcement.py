@@ -11,7 +11,7 @@ import boostershot as bs
 from boostershot.cli import call
 from boostershot.pipeline import rewards, settings
 from boostershot.pipeline.progress import Reporter
-from tiny import preference_rows, save_tiny_chat
+from user_files import user_files
 
 ATTACK = {"lr": 1e-2, "steps": 4, "batch": 4, "group": 2, "n": 4, "answer_tokens": 6, "eval_steps": [0, 2, 4]}
 
@@ -20,18 +20,9 @@ ATTACK = {"lr": 1e-2, "steps": 4, "batch": 4, "group": 2, "n": 4, "answer_tokens
 def folder(tmp_path_factory):
     """A model, data and a recipe, as a user would have them."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model")
-    rows = [{"id": f"syn-{i}", **row} for i, row in enumerate(preference_rows(80))]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(60)]
-    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
     recipe = {
         "name": "small",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 80, 60),
         "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 2, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}},

@@ -13,7 +13,7 @@ from boostershot.pipeline import attack_search, grid
 from boostershot.pipeline.executor import Executor
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
-from tiny import preference_rows, save_tiny_chat
+from user_files import user_files
 
 SPACE = {
     "adapter": ["continue", "fresh"],
@@ -42,18 +42,9 @@ QUIET = Reporter(quiet=True)
 def folder(tmp_path_factory):
     """A model, data and a recipe, as a user would have them."""
     folder = tmp_path_factory.mktemp("user")
-    save_tiny_chat(folder / "model")
-    rows = [{"id": f"syn-{i}", "category": "abc"[i % 3], **row} for i, row in enumerate(preference_rows(120))]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = [{"prompt": f"Is {i} even?", "answer": "no" if i % 2 else "yes"} for i in range(80)]
-    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task))
     recipe = {
         "name": "swept",
-        "model": {"id": str(folder / "model")},
-        "data": {
-            "align": {"source": str(folder / "pairs.jsonl"), "n": 8},
-            "task": {"source": str(folder / "task.jsonl")},
-        },
+        **user_files(folder, 120, 80, categories="abc"),
         "seeds": [0],
         "immunize": {"lr": 1e-2, "steps": 2, "batch": 4, "lora": {"rank": 4}},
         "defenses": {"sft": {"method": "sft"}, "booster": {"method": "booster", "lam": 5, "alpha": 0.1}},
