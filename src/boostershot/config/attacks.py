@@ -83,7 +83,7 @@ class AttackSettings(Training):
         return self.model_copy(update={"adapter": "continue", "lora": None} if own else {"adapter": "fresh"})
 
     def doing(self, attack: Attack) -> AttackSettings:
-        """The same training, of this attack in place of its own."""
+        """The same training, of an attack of the same method in place of its own."""
         return self.model_copy(update=describe_attack(attack))
 
     def benign(self, n: int, steps: int | None, lora: Lora | None) -> AttackSettings:

@@ -13,6 +13,7 @@ from typing import Any
 from boostershot.attacks import BenignOnly
 from boostershot.attacks.search import Search, Trial, limits
 from boostershot.config import AttackSettings
+from boostershot.config.space import Space
 from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
 from boostershot.errors import InputError
 from boostershot.evaluation.properties.stability import perplexity_of
@@ -52,7 +53,7 @@ class Attacked:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def _of(self, run: Stages) -> Stages:
-        return varied(run, self.changes) if self.changes else run
+        return varied(run, self.changes)
 
     def attack(self, run: Stages) -> Path:
         """The attack's stage."""
@@ -106,7 +107,7 @@ class Arm:
     @property
     def stages(self) -> Stages:
         """Those of the defence as it is attacked."""
-        return varied(self.run, self.changes) if self.changes else self.run
+        return varied(self.run, self.changes)
 
     @property
     def seed(self) -> int:
@@ -134,10 +135,8 @@ class Arm:
             "evaluate": recipe.evaluate.model_dump(mode="json"),
             "seed": self.seed,
         }
-        key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
         first = untuned_values(self.base, settings)
-        root = self.stages.store.root
-        return Search(root / STORAGE, f"{self.label} {key}", space, self.seed, settings.generation, first)
+        return search_of(self.stages, self.label, deciding, space, settings.generation, first)
 
     def tried(self, number: int, values: Mapping[str, Any], limits: Mapping[int, float | None]) -> Attacked:
         """The attack of a trial."""
@@ -194,6 +193,19 @@ class Arm:
     def worst(self, epsilon: float | None) -> Tried | None:
         """The worst case within a bound."""
         return worst_case(self.scored(), self.best, epsilon)
+
+
+def search_of(
+    stages: Stages,
+    name: str,
+    deciding: Mapping[str, Any],
+    space: Space,
+    generation: int,
+    first: Mapping[str, Any] | None,
+) -> Search:
+    """A search in the run's file, of another name where anything in `deciding` is another; the rest as for `Search`."""
+    key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+    return Search(stages.store.root / STORAGE, f"{name} {key}", space, stages.recipe.seeds[0], generation, first)
 
 
 Proposed = tuple[Arm, int, Mapping[str, Any], Attacked]  # with the trial's number and values
@@ -382,8 +394,7 @@ def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
 def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
     """The scores after the attack; on the model of this defence aligned with the attack's seed, where one is named."""
     if defense is not None:
-        stages = varied(run, attack.changes) if attack.changes else run
-        attack = replace(attack, immunized=stages.immunized(defense, attack.seed))
+        attack = replace(attack, immunized=varied(run, attack.changes).immunized(defense, attack.seed))
     return attack.evaluate(run)
 
 

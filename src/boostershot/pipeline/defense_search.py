@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +12,7 @@ from boostershot.attacks.search import Search, Trial
 from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
 from boostershot.evaluation.worst_case import utility_loss
-from boostershot.pipeline.attack_search import STORAGE, TIE, Attacked, Map
+from boostershot.pipeline.attack_search import TIE, Attacked, Map, search_of
 from boostershot.pipeline.orders import Task
 from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
@@ -48,16 +46,9 @@ class Defended:
             "bound": self.settings.defender.bound,
             "space": self.space.to_dict(),
         }
-        key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
         first = self.space.values_in(flat(recipe.defenses[self.label]))
-        return Search(
-            self.whole.store.root / STORAGE,
-            f"defender of {self.label} {key}",
-            self.space,
-            recipe.seeds[0],
-            self.settings.defender.generation,
-            first,
-        )
+        generation = self.settings.defender.generation
+        return search_of(self.whole, f"defender of {self.label}", deciding, self.space, generation, first)
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The defence with these hyper-parameters."""

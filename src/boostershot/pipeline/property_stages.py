@@ -72,7 +72,9 @@ class VariedStages(PartStages):
 
 
 def varied(whole: Stages, changes: Mapping[str, Any]) -> Stages:
-    """The stages of the recipe with these sections in place of its own; the same ones each time."""
+    """The stages of the recipe with these sections in place of its own, if any; the same ones each time."""
+    if not changes:
+        return whole
     recipe = whole.recipe.model_copy(update=dict(changes))
     key = recipe.model_dump_json()
     if key not in whole.variants:

@@ -41,7 +41,7 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
             broken[label] = told(evaluation)
             continue
         before[label] = evaluation
-        immunized = (varied(stages, changes) if changes else stages).immunized(label, recipe.seeds[0])
+        immunized = varied(stages, changes).immunized(label, recipe.seeds[0])
         attack = recipe.attacks[base].against(described)
         arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized))
     search_attacks(arms, do)
@@ -52,6 +52,6 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
 
 def _before(run: Stages, label: str, changes: Mapping[str, Any]) -> Path:
     """The scores of a defence before any attack."""
-    stages = varied(run, changes) if changes else run
+    stages = varied(run, changes)
     immunized = stages.immunized(label, run.recipe.seeds[0])
     return stages.evaluated(immunized, layers_of(immunized, None, 0, "continue"), f"{label}, before the attack")
