@@ -8,7 +8,7 @@ import pytest
 
 from boostershot import InputError, StageFailed
 from boostershot.evaluation.judgements import Judgements
-from boostershot.evaluation.judges import Around, endpoint, rubric
+from boostershot.evaluation.judges import Around, chat, rubric
 from boostershot.evaluation.judges.endpoint import Endpoint
 from serving import Server, reply
 
@@ -20,7 +20,7 @@ MARKS = {"refusal": 0, "convincing": 4, "specific": 5}
 @pytest.fixture
 def serve(monkeypatch):
     """Starts servers; the judge's waits between two tries are short."""
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(chat, "FIRST_WAIT", 0.001)
     servers = []
 
     def start(script):
@@ -95,11 +95,11 @@ def test_retry_after_is_honoured_and_waits_grow_out_of_step(serve):
     assert time.monotonic() - began >= 0.2
     headers = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
     assert ask(serve(lambda n, body: (429, "", headers) if n == 1 else reply(json.dumps(MARKS))), PAIRS[:1])[0].harmful
-    waits = [endpoint._wait(attempt, None) for attempt in range(20)]
+    waits = [chat._wait(attempt, None) for attempt in range(20)]
     limits = [min(60, 0.001 * 2**attempt) for attempt in range(20)]
     assert all(limit / 2 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))
-    assert endpoint._wait(0, 1e9) == 3600 and endpoint._wait(0, float("nan")) <= 0.001
-    assert len({endpoint._wait(5, None) for _ in range(9)}) > 1
+    assert chat._wait(0, 1e9) == 3600 and chat._wait(0, float("nan")) <= 0.001
+    assert len({chat._wait(5, None) for _ in range(9)}) > 1
 
 
 def test_an_outage_is_no_verdict(serve):

@@ -7,7 +7,7 @@ import pytest
 
 import boostershot as bs
 from boostershot.config import parse_recipe
-from boostershot.evaluation.judges import endpoint
+from boostershot.evaluation.judges import chat
 from boostershot.pipeline import grid
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.property_stages import PropertyStages
@@ -101,7 +101,7 @@ def test_a_judge_is_added_without_answering_again_and_the_old_figures_stay(recip
 
 
 def test_an_outage_fails_one_judges_rows_and_the_next_run_asks_for_the_rest(recipe, one_judge, tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(chat, "FIRST_WAIT", 0.001)
     folder = tmp_path / "run"
     shutil.copytree(one_judge, folder)
     out_of_order = [False]
@@ -127,7 +127,7 @@ def test_an_outage_fails_one_judges_rows_and_the_next_run_asks_for_the_rest(reci
 
 
 def test_an_outage_at_the_base_model_leaves_the_headline_to_the_first_judge(recipe, one_judge, tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(chat, "FIRST_WAIT", 0.001)
     folder = tmp_path / "run"
     shutil.copytree(one_judge, folder)
     judged, out_of_order = grid._judged, []

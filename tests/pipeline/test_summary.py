@@ -21,7 +21,7 @@ def row(defense="plain", attack="mix", seed=0, step=0, p=0.2, *, hs=10.0, fa=50.
         "harmful_score": hs, "harmful_score_ci": [hs - 1, hs + 1], "finetune_accuracy": fa,
         "finetune_accuracy_ci": [fa - 2, fa + 2], "harmful_loss": loss,
         "harmful_loss_ci": [loss - 0.1, loss + 0.1],
-        "harmful_loss_own": 2.5, "degenerate_share": 4.0, "n_harmful": 50, "n_task": 50,
+        "harmful_loss_own": 2.5, "degenerate_share": 4.0, "n_harmful": 50, "n_task": 50, "win_rate": None,
     } | more  # fmt: skip
 
 

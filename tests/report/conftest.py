@@ -89,7 +89,7 @@ def _row(folder, defense, attack, seed, step, mode, booster, failed=False):
         "n_harmful": None, "n_unknown": None, "n_truncated": None, "n_task": None,
         "status": "failed", "error": None, "stage": None,
     }  # fmt: skip
-    figures = ("harmful_score", "finetune_accuracy", "harmful_loss")
+    figures = ("harmful_score", "finetune_accuracy", "harmful_loss", "win_rate")
     row |= {f"{figure}{part}": None for figure in figures for part in ("", "_ci")}
     row |= dict.fromkeys(
         ("harmful_score_bounds", "harmful_loss_own", "refusal_share", "degenerate_share", "off_topic_share")

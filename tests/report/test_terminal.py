@@ -63,6 +63,15 @@ def test_a_task_without_a_rule_shows_its_log_likelihood(small_run):
     assert "−1.23 [−1.5, −1.0]" in out and "task log p" in out and "FA %" not in out and "…" not in out
 
 
+def test_a_win_rate_stands_in_the_log_likelihoods_place(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    for item in results["summary"]:
+        item["finetune_accuracy"], item["task_log_likelihood"] = None, {"mean": -1.234, "ci": [-1.5, -1.04]}
+        item["win_rate"] = {"mean": 12.5, "ci": [8.0, 17.0]}
+    out = printed(results, 60)
+    assert "12.5 [8, 17]" in out and "win %" in out and "task log p" not in out
+
+
 def test_an_attack_that_failed_as_a_whole_is_not_hidden(small_run):
     results = json.loads((small_run / "results.json").read_text())
     results["summary"] = []

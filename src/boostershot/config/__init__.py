@@ -5,6 +5,7 @@ from boostershot.config.build import (
     build_attack,
     build_defense,
     build_judge,
+    build_preference,
     describe_attack,
     describe_defense,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "build_attack",
     "build_defense",
     "build_judge",
+    "build_preference",
     "describe_attack",
     "describe_defense",
     "load_recipe",

@@ -14,6 +14,7 @@ from boostershot.errors import InputError, choices, nearest, shown
 if TYPE_CHECKING:  # torch comes with it, and a misspelt key must not wait for torch
     from boostershot.defenses import Defense
     from boostershot.evaluation.judges import Settings as JudgeSettings
+    from boostershot.evaluation.judges.preference import Preference
 
 
 def build_defense(mapping: object, where: str) -> Defense:
@@ -115,6 +116,28 @@ def describe_judges(given: Sequence[object]) -> Iterator[dict[str, Any]]:
         labels.add(label)
         name = one if isinstance(one, str) else one["name"]  # pyright: ignore - a mapping, as build_judge saw
         yield {"name": name, "label": label, **dataclasses.asdict(settings)}
+
+
+def build_preference(given: object, where: str) -> Preference:
+    """The endpoint that compares answers, which `{base_url: ..., model: ..., settings}` describes.
+
+    Raises:
+        InputError: `where` and the key, what was wrong, and what was expected.
+    """
+    from boostershot.evaluation.judges.preference import Preference
+
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}: is {shown(given)}; expected {{base_url: ..., model: ..., ...}}")
+    return _from_mapping(Preference, given, where, "a preference")
+
+
+def describe_preference(given: object) -> dict[str, Any] | None:
+    """The mapping that `build_preference` makes the same of, with every setting; null is none.
+
+    Raises:
+        InputError: as `build_preference`.
+    """
+    return None if given is None else dataclasses.asdict(build_preference(given, "evaluate.preference"))
 
 
 def describe_defense(defense: Defense) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from boostershot.config.attacks import AttackSettings
-from boostershot.config.build import build_defense, describe_defense, describe_judges
+from boostershot.config.build import build_defense, describe_defense, describe_judges, describe_preference
 from boostershot.config.data import Data, Model
 from boostershot.config.errors import at_key, first_line
 from boostershot.config.properties import Properties
@@ -36,6 +36,9 @@ class Evaluate(Section):
         AfterValidator(lambda given: tuple(describe_judges(given))),
     ] = ("offline",)
     """Names, or {name: ..., settings, label: own name}; the first gives the headline harmful score. Resolved."""
+    preference: Annotated[Any, WithJsonSchema({"type": ["object", "null"]}), AfterValidator(describe_preference)] = None
+    """{base_url: ..., model: ..., settings} of an endpoint that compares answers to a task that no rule scores with the
+    references, for a win rate. Resolved."""
     n_harmful: Count = 150
     n_task: Count = 200
     max_new_tokens: Count = 16

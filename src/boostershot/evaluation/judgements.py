@@ -1,9 +1,9 @@
 """Judgements that are kept: one SQLite file in the run folder, so that no answer is judged twice by the same judge.
 
-The key is a hash of the judge's identity (settings and version), the prompt and the answer; neither text is in the
-file. SQLite makes each batch whole or absent whenever the process is killed, and lets two processes write. Every
-verdict carries a checksum: one that is not what was written is asked for again, and a file that SQLite cannot read is
-set aside.
+The key is a hash of the judge's identity (settings and version), the prompt and the answer (and of what it was compared
+with); no text is in the file. SQLite makes each batch whole or absent whenever the process is killed, and lets two
+processes write. Every verdict carries a checksum: one that is not what was written is asked for again, and a file that
+SQLite cannot read is set aside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.errors import StageFailed
-from boostershot.evaluation.judges.judge import Judge, Pairs, Verdict, no_progress
+from boostershot.evaluation.judges.judge import Ask, Judged, Verdict, no_progress
 
 FORMAT = 1  # of a verdict in the file
 _COLUMNS = "key, judge, verdict, prompt_tokens, completion_tokens, checksum"
@@ -50,7 +50,7 @@ class Judgements:
             with self._open() as db:
                 db.execute(_TABLE)
 
-    def by(self, identity: Mapping[str, Any], judge: Callable[[], Judge]) -> Judge:
+    def by(self, identity: Mapping[str, Any], judge: Callable[[], Ask[Judged]]) -> Ask[Judged]:
         """A judge that asks `judge()` only about what it has not judged yet, and then keeps the verdict.
 
         Args:
@@ -58,9 +58,9 @@ class Judgements:
             judge: opens it; not called where every verdict is known.
         """
 
-        def remembering(pairs: Pairs, advance: Callable[[int], None] = no_progress) -> list[Verdict]:
+        def remembering(pairs: Sequence[Judged], advance: Callable[[int], None] = no_progress) -> list[Verdict]:
             name = _hash([FORMAT, identity])
-            keys = [_hash([name, prompt, answer]) for prompt, answer in pairs]
+            keys = [_hash([name, *pair]) for pair in pairs]
             known = self._known(keys)
             advance(sum(key in known for key in keys))
             missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}

@@ -181,6 +181,13 @@ def _check(stages: Stages) -> None:
             raise InputError(f"defenses.{label}: {error}") from None
     for judge in stages.panel.values():
         judge.check()
+    if stages.preference is not None:
+        if data.task.correct is not None:
+            raise InputError(
+                f"evaluate.preference: is given, and a rule scores {data.task.name}; "
+                "expected null, or a task of free text"
+            )
+        stages.preference.check()
     wanted, have = stages.recipe.data.align.n or 0, len(data.splits["align"])
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
@@ -307,6 +314,6 @@ def _conclude(stages: Stages, cells: list[Cell], baseline: Mapping[str, Path], f
     for error in dict.fromkeys(failed.values()):
         stages.reporter.line(f"the un-aligned model could not be scored: {error}")
     judges = [stages.described(judge) for judge in stages.panel]
-    results = assemble(stages.recipe, stages.store.root, cells, baseline, failed, judges)
+    results = assemble(stages.recipe, stages.store.root, cells, baseline, failed, judges, stages.described_preference())
     write_json(stages.store.root / "results.json", results.content)
     return results

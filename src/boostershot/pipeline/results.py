@@ -27,6 +27,9 @@ FIGURES = (
     "finetune_accuracy_ci",
     "task_log_likelihood",
     "task_log_likelihood_ci",
+    "win_rate",
+    "win_rate_ci",
+    "n_compared",
     "harmful_loss",
     "harmful_loss_ci",
     "n_harmful",
@@ -90,6 +93,7 @@ def assemble(
     baseline: Mapping[str, Path],
     baseline_errors: Mapping[str, str],
     judges: Sequence[Mapping[str, Any]],
+    preference: Mapping[str, Any] | None = None,
 ) -> Results:
     """Everything that results.json holds, from the stages of a run.
 
@@ -100,6 +104,7 @@ def assemble(
         baseline: judge's label -> the evaluation of the un-aligned model.
         baseline_errors: judge's label -> why there is none.
         judges: what there is to say about each.
+        preference: what there is to say about who compares answers with references.
     """
     methods = {label: str(defense["method"]) for label, defense in recipe.defenses.items()}
     rows = [row for cell in cells for row in _rows(recipe, cell)]
@@ -117,6 +122,7 @@ def assemble(
         "comparisons": comparisons(rows, read),
         "costs": relative_costs(list(_costs(cells)), methods),
         "judges": list(judges),
+        "preference": preference,
         "agreement": agreement([*unaligned, *rows], _labels(recipe), read),
         "observations": observations(rows, methods),
         "rewards": earned(recipe, cells),

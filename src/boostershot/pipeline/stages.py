@@ -8,17 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boostershot.config import Recipe, build_defense, build_judge
+from boostershot.config import Recipe, build_defense, build_judge, build_preference
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.errors import InputError
 from boostershot.evaluation import coherence
 from boostershot.evaluation.calibration import calibrate, calibration_answers
 from boostershot.evaluation.coherence import is_degenerate
+from boostershot.evaluation.evaluate import TaskAnswer
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
+from boostershot.evaluation.judges.preference import Preference
 from boostershot.models import Layer, load_base, model_fingerprint
 from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
@@ -255,6 +257,12 @@ class Stages:
         return dict(build_judge(given, "evaluate.judges") for given in self.recipe.evaluate.judges)
 
     @cached_property
+    def preference(self) -> Preference | None:
+        """Who compares the answers to a task that no rule scores with its references, if anybody."""
+        given = self.recipe.evaluate.preference
+        return None if given is None else build_preference(given, "evaluate.preference")
+
+    @cached_property
     def judgements(self) -> Judgements:
         """What any judge of this run folder has said already."""
         return Judgements(self.store.root / "judgements.sqlite")
@@ -304,6 +312,8 @@ class Stages:
             with self.reporter.bar(f"judging by {label}: {what}", len(said.answers)) as advance:
                 labels, asks_topic = self.data.task.labels, settings.asks_topic
                 scores = said.judged(self.asked(settings), _name(settings), labels, asks_topic, advance)
+            if self.preference is not None:
+                scores = replace(scores, task=self._compared(self.preference, scores.task, what))
             if scores.n_unknown:
                 n = len(scores.harmful)
                 self.reporter.line(f"{label}: {scores.n_unknown} of {n} verdicts unknown ({what})")
@@ -311,8 +321,38 @@ class Stages:
             return scores_record(scores)
 
         # The rules are what refusals and degenerate answers are counted by.
-        config = {"judge": self.judge_identity(settings), "rules": RULES}
+        compared = self.preference and self._preference_identity(self.preference)
+        config = {"judge": self.judge_identity(settings), "rules": RULES, "preference": compared}
         return self.store.run("evaluate", config, [answers_folder, *calibration], work)
+
+    def _compared(self, preference: Preference, said: Sequence[TaskAnswer], what: str) -> list[TaskAnswer]:
+        """The answers with what the endpoint preferred, which judge's scores they belong to or not."""
+        rows = {row.id: row for row in self.data.task.splits[self.recipe.evaluate.split]}
+        trials = [(rows[one.id].prompt, one.answer, rows[one.id].answer) for one in said]
+        compare = self.judgements.by(self._preference_identity(preference), preference.compares)
+        with self.reporter.bar(f"comparing with the references: {what}", len(trials)) as advance:
+            verdicts = compare(trials, advance)
+        unknown = sum(verdict.score is None for verdict in verdicts)
+        if unknown:
+            self.reporter.line(f"evaluate.preference: {unknown} of {len(trials)} comparisons unknown ({what})")
+        return [replace(one, win=verdict.score) for one, verdict in zip(said, verdicts, strict=True)]
+
+    def _preference_identity(self, preference: Preference) -> dict[str, Any]:
+        return {"name": "preference", **preference.identity(Around(lambda: (None, None)))}
+
+    def described_preference(self) -> dict[str, Any] | None:
+        """What results.json says of who compares: its settings, how often it was asked and what that cost."""
+        if self.preference is None:
+            return None
+        compared, read, written = self.judgements.spent(self._preference_identity(self.preference))
+        return {
+            "settings": asdict(self.preference),
+            "version": self.preference.version,
+            "compared": compared,
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "cost": self.preference.cost(read, written),
+        }
 
     def described(self, judge: str) -> dict[str, Any]:
         """What results.json says of a judge: its settings, its calibration, what it has judged and what that cost."""

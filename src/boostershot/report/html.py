@@ -95,6 +95,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
     rows = [*results["baseline"], *results["rows"]]
     return {
         "name": results["recipe"],
+        "preference": results.get("preference"),
         "model": run.recipe.get("model", {}).get("id", "unknown model"),
         "started": manifest.get("started"),
         "ended": manifest.get("ended"),

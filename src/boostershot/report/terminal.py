@@ -1,6 +1,6 @@
 """The results table that a run ends with: readable at 60 columns, never with a cut digit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -21,8 +21,8 @@ def results_table(results: Mapping[str, Any]) -> RenderableType:
     Harmful score and fine-tune accuracy in percent with 95% intervals (bounds rounded to whole percents),
     harmful loss in nats a token, share of degenerate answers in percent, seeds; the harmful scores by other judges
     than the recipe's first; failed cells and why; what a reader must know of unknown verdicts and degenerate answers.
-    Of a task that no rule scores the log-likelihood of its reference answers, in nats a token, stands in the accuracy's
-    place.
+    Of a task that no rule scores the win rate against its reference answers, in percent, or else their log-likelihood,
+    in nats a token, stands in the accuracy's place.
     """
     judges = judges_of(results)
     by_judge = {j: [item for item in results["summary"] if item["judge"] == j] for j in judges}
@@ -51,10 +51,10 @@ def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     # The label gives way at a narrow terminal, the figures never do.
     table.add_column("defense", overflow="fold", min_width=7)
-    unscored = any(item.get("task_log_likelihood") for item in items)  # by a rule, so its answers' log p is told
+    task, usefulness = _usefulness(items)
     for heading, width in (
         ("HS %", 13),
-        ("task log p" if unscored else "FA %", 13),
+        (task, 13),
         ("loss", 4),
         ("degen %", 7),
         ("seeds", 5),
@@ -65,12 +65,21 @@ def _attack(attack: str, items: Sequence[Item]) -> RenderableType:
         table.add_row(
             name(item["defense"]) + late,
             _estimate(item["harmful_score"]),
-            _likelihood(item.get("task_log_likelihood")) if unscored else _estimate(item["finetune_accuracy"]),
+            usefulness(item),
             _mean(item["harmful_loss"], 2),
             _mean(item["degenerate_share"], 1),
             str(item["n_seeds"]),
         )
     return Group(title, table)
+
+
+def _usefulness(items: Sequence[Item]) -> tuple[str, Callable[[Item], str]]:
+    """What is told of the task: the heading, and the figure of an item."""
+    if any(item.get("win_rate") for item in items):
+        return "win %", lambda item: _estimate(item.get("win_rate"))
+    if any(item.get("task_log_likelihood") for item in items):
+        return "task log p", lambda item: _likelihood(item.get("task_log_likelihood"))
+    return "FA %", lambda item: _estimate(item["finetune_accuracy"])
 
 
 def _untrained(attacks: Sequence[str], by_judge: Mapping[str, Sequence[Item]]) -> Iterator[RenderableType]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 Pairs = Sequence[tuple[str, str]]  # (prompt, answer); both are data, whatever they say
+Judged = TypeVar("Judged", bound=tuple[str, ...])  # texts that get one verdict
+JudgedIn = TypeVar("JudgedIn", bound=tuple[str, ...], contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Verdict:
     """What a judge found in one answer.
 
     `refusal` and `degenerate` are those of the judge that decides by them; scores count both by the same rule for
-    every judge. `harmful` is None where the judge said nothing that could be read: unknown, never safe.
+    every judge. `harmful` is None where the judge said nothing that could be read: unknown, never safe. Of a comparison
+    `score` is the share won, None where it is unknown.
     """
 
     refusal: bool = False
@@ -50,10 +53,14 @@ def no_progress(n: int) -> None:
     """The `advance` of a caller who shows no progress."""
 
 
-class Judge(Protocol):
-    """Verdicts for (prompt, answer) pairs, in their order; `advance(n)` after n of them."""
+class Ask(Protocol[JudgedIn]):
+    """Verdicts on texts, in their order; `advance(n)` after n of them."""
 
-    def __call__(self, pairs: Pairs, advance: Callable[[int], None] = ...) -> list[Verdict]: ...
+    def __call__(self, pairs: Sequence[JudgedIn], advance: Callable[[int], None] = ..., /) -> list[Verdict]: ...
+
+
+Judge = Ask[tuple[str, str]]
+"""Of (prompt, answer) pairs."""
 
 
 @dataclass(frozen=True)
