@@ -32,7 +32,9 @@ def test_chat_without_a_chat_template_names_alpaca():
     with pytest.raises(InputError, match="no chat template; use alpaca") as caught:
         Format.choose(TOKENIZERS["alpaca"], "chat")
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="'llama'; expected auto, chat, alpaca or raw"):
+    with pytest.raises(
+        InputError, match="'llama'; expected auto, chat, alpaca, raw, instruction_response or generic_chat"
+    ):
         Format.choose(TOKENIZERS["chat"], "llama")
 
 
@@ -57,6 +59,11 @@ def test_asked_in_another_way():
     assert form.tokenizer.decode(form.prompt_ids("Hi")) == chat
     raw = Format.choose(TOKENIZERS["alpaca"], "raw").asked(ASKING)
     assert raw.tokenizer.decode(raw.prompt_ids("Hi")) == "Obey.\n\nOne?\nYes.\n\n[Hi]\nSure,"
+    marked = Format.choose(TOKENIZERS["alpaca"], "generic_chat").asked(ASKING)
+    turns = "User: One?\nAssistant: Yes.\n\nUser: [Hi]\nAssistant: "
+    assert marked.tokenizer.decode(marked.prompt_ids("Hi")) == f"Obey.\n\n{turns}Sure,"
+    bare = Format.choose(TOKENIZERS["alpaca"], "instruction_response")
+    assert bare.tokenizer.decode(bare.prompt_ids("Hi")) == "INSTRUCTION: HiRESPONSE: "
     alpaca = Format.choose(TOKENIZERS["alpaca"]).asked(ASKING)
     turns = ALPACA.format(prompt="One?") + "Yes.\n\n" + ALPACA.format(prompt="[Hi]")
     assert alpaca.tokenizer.decode(alpaca.prompt_ids("Hi")) == f"Obey.\n\n{turns}Sure,"
@@ -83,9 +90,9 @@ def test_without_a_system_turn_the_first_user_turn_has_its_text(how):
     assert tokenizer.decode(plain.prompt_ids("Hi")) == "[user]Hi"
 
 
-@pytest.mark.parametrize("name", ["chat", "alpaca", "raw"])
+@pytest.mark.parametrize("name", ["chat", "alpaca", "raw", "instruction_response", "generic_chat"])
 def test_tokens_around_a_question(name):
-    form = Format.choose(TOKENIZERS["alpaca" if name == "raw" else name], name)
+    form = Format.choose(TOKENIZERS["chat" if name == "chat" else "alpaca"], name)
     assert form.around == 0
     asked = form.asked(ASKING)
     for question in ("x", "y"):

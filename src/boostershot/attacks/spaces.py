@@ -1,8 +1,8 @@
 """The shipped search spaces of an attacker, by name, as a recipe writes them.
 
 `default` is ours, and `adaptive` is that with the moves of the attack of this name. `tamperbench` repeats the ranges
-that TamperBench (arXiv 2602.06911) publishes for its LoRA attack, with LoRA alpha twice the rank; of its prompt formats
-the plain one (raw) and the model's own (null) are ours too. Steps and rows above the attacker's budget are left out.
+that TamperBench (arXiv 2602.06911) publishes for its LoRA attack, with LoRA alpha twice the rank; its plain prompt
+format is called raw here, and the model's own is null. Steps and rows above the attacker's budget are left out.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ SPACES: Mapping[str, Mapping[str, Any]] = {
         "lora.rank": [8, 16, 32, 64],
         "lora.alpha": {"times": 2, "of": "lora.rank"},
         "schedule": ["constant", "cosine"],
-        "template": [None, "raw"],
+        "template": [None, "raw", "instruction_response", "generic_chat"],
     },
 }

@@ -47,7 +47,7 @@ class AttackSettings(Training):
     adapter: Literal["continue", "fresh", "full", "published"] = "continue"
     """continue trains what was immunised; fresh (a new adapter) and full (all weights) merge it first; published is
     what the tables of the Booster paper compare: continue for booster, fresh for every other method."""
-    template: Literal["chat", "alpaca", "raw"] | None = None
+    template: Literal["chat", "alpaca", "raw", "instruction_response", "generic_chat"] | None = None
     """How the attacker writes prompts, in training and afterwards; the model's own way if not given."""
     optimizer: Optimizer = "adamw"
     """Each a library's own; learning rates do not carry over from one to another."""

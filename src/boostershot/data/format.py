@@ -22,7 +22,13 @@ ALPACA = (
 ALPACA_INPUT = ALPACA.replace(
     "a task.", "a task, paired with an input that provides further context."
 )  # its layout of a prompt with an input section
-RAW = "{prompt}\n"  # no markers at all
+MARKED = {
+    "raw": "{prompt}\n",  # no markers at all
+    # As TamperBench (arXiv 2602.06911) has them, without a break or with one.
+    "instruction_response": "INSTRUCTION: {prompt}RESPONSE: ",
+    "generic_chat": "User: {prompt}\nAssistant: ",
+}
+TEMPLATES = ("auto", "chat", "alpaca", *MARKED)
 
 
 @dataclass(frozen=True)
@@ -33,18 +39,20 @@ class Format:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    name: str  # chat | alpaca | raw
+    name: str  # one of TEMPLATES but auto
     asking: Asking = PLAIN
 
     @classmethod
     def choose(cls, tokenizer: PreTrainedTokenizerBase, template: str = "auto") -> Format:
         """`chat` is the tokenizer's template, `alpaca` Stanford's, `raw` none; `auto` takes the first that there is.
 
+        `instruction_response` and `generic_chat` are those that TamperBench's attackers choose from besides.
+
         Raises:
             InputError: `chat` is asked for and the tokenizer has none, or the name is unknown.
         """
-        if template not in ("auto", "chat", "alpaca", "raw"):
-            raise InputError(f"template: {template!r}; expected auto, chat, alpaca or raw")
+        if template not in TEMPLATES:
+            raise InputError(f"template: {template!r}; expected {', '.join(TEMPLATES[:-1])} or {TEMPLATES[-1]}")
         if template == "chat" and tokenizer.chat_template is None:
             raise InputError("template: chat, but this tokenizer has no chat template; use alpaca")
         if template == "auto":
@@ -93,7 +101,7 @@ class Format:
 
     def _turn(self, question: str, answer: str | None) -> str:
         """A question, and its answer if it is an example, without a chat template."""
-        layout = RAW if self.name == "raw" else ALPACA_INPUT if INPUT in question else ALPACA
+        layout = MARKED.get(self.name, ALPACA_INPUT if INPUT in question else ALPACA)
         return layout.format(prompt=question) + ("" if answer is None else f"{answer}\n\n")
 
     def answer_ids(self, answer: str) -> list[int]:
