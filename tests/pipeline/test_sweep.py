@@ -13,7 +13,8 @@ from boostershot.pipeline import attack_search, grid
 from boostershot.pipeline.executor import Executor
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
-from user_files import user_files
+from tiny import preference_rows
+from user_files import user_files, write_jsonl
 
 SPACE = {
     "adapter": ["continue", "fresh"],
@@ -262,6 +263,31 @@ def test_the_perplexity_of_every_trial_is_known_judged_or_not(swept, folder):
         for trial in item["trials"]:
             if trial["state"] == "done":
                 assert trial["utility_loss"] == pytest.approx(max(0, 1 - trial["utility"] / item["utility_best"]))
+
+
+def test_both_attacks_are_run_with_a_second_source(folder, started):
+    rows = [
+        {**row, "id": f"second-{i}", "prompt": f"Else: {row['prompt']}"} for i, row in enumerate(preference_rows(120))
+    ]
+    write_jsonl(folder / "second.jsonl", rows)
+    changes = {"sweep.attacker.second": {"source": str(folder / "second.jsonl")}}
+    before = {path.name for path in (started / "stages").iterdir()}
+    bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
+    content = json.loads((started / "sweep.json").read_text())
+    for item in content["defenses"]:
+        assert [one["attack"] for one in item["second"]] == ["default", "worst"]
+        for one in item["second"]:
+            assert one["stage"] not in before
+            verdicts = lines(started / "stages" / one["stage"] / "verdicts.jsonl")
+            assert len(verdicts) == 6 and all(line["id"].startswith("second-") for line in verdicts)
+            share = 100 * sum(line["harmful"] for line in verdicts) / 6
+            assert one["harmful_score"] == pytest.approx(share)
+    new = [path for path in (started / "stages").iterdir() if path.name not in before]
+    assert not [path for path in new if path.name.startswith("immunize")]  # the same models are attacked
+    few = {"sweep.attacker.second": {"source": str(folder / "few.jsonl")}}
+    write_jsonl(folder / "few.jsonl", rows[:20])
+    with pytest.raises(bs.InputError, match=r"sweep\.attacker\.second has \d+$"):
+        bs.run(folder / "recipe.yaml", started, few, sweep=True, reporter=QUIET)
 
 
 def test_a_defense_without_a_trial_in_the_bound_has_no_score_and_that_is_said(folder, started):

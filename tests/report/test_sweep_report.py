@@ -35,6 +35,10 @@ def made_sweep(folder):
             "bounded": {"trial": 0, "trials": 1, "steps": 30, "samples": 160, "product": 4800},
             "unbounded": None,
         },
+        "second": [
+            {"attack": "default", "harmful_score": 33.4, "harmful_score_ci": [25.0, 43.0], "finetune_accuracy": 71.2},
+            {"attack": "worst", "harmful_score": 65.6, "harmful_score_ci": [56.0, 74.0], "finetune_accuracy": 72.3},
+        ],
         "curves": {"trials": [[1, 60.0], [3, 81.3]], "steps": [[30, 81.3]], "samples": [[160, 81.3]]},
         "importance": {"lr": 0.8, "adapter": 0.2},
         "verdict": "sft: the tuned attacker reaches HS 78.2 [70.1, 85.3].",
@@ -44,6 +48,7 @@ def made_sweep(folder):
         "defense": "booster",
         "worst": [{"epsilon": 0.05, **none}, {"epsilon": 0.1, **none}, {"epsilon": None, **found}],
         "winner": None,
+        "second": [broken["second"][0]],
         "cost_to_break": {"bounded": None, "unbounded": None},
         "curves": {"trials": [], "steps": [], "samples": []},
         "importance": None,
@@ -75,6 +80,7 @@ def test_the_section_tells_worst_cases_verdicts_and_trials(small_run):
     assert "given up" in section
     assert "nan at step 3 &lt;b&gt;" in section
     assert "made to fail" in section
+    assert section.count("33.4") == 2 and section.count("65.6") == 1  # booster has no worst attack
     assert "lam 7.5: HS 40.0, FA 88.0 on dev" in section
     assert "lr 80, adapter 20" in section
     assert "low: 1.0e-06" in section  # the space, to be repeated
@@ -108,4 +114,7 @@ def test_the_table_in_the_terminal_cuts_no_digit(small_run, width):
     assert "≤ 5%" in shown
     assert "no score" in shown
     assert "failed: vaccine: made to fail" in shown
+    said = " ".join(shown.split())
+    assert "sft, on a second source: HS 33.4 after the attack untuned, 65.6 after the worst" in said
+    assert "booster, on a second source: HS 33.4 after the attack untuned, no score after the worst" in said
     assert "…" not in shown

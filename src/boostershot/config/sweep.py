@@ -12,6 +12,7 @@ from boostershot.attacks import ATTACKS
 from boostershot.config.attacks import AttackSettings
 from boostershot.config.build import build_defense, describe_defense
 from boostershot.config.errors import at_key, first_line
+from boostershot.config.properties import SecondSource
 from boostershot.config.section import Section, part_of
 from boostershot.config.space import Space, flat, nested, read_space
 from boostershot.config.values import Count, Label, Number, Percent, Seed, distinct
@@ -59,6 +60,9 @@ class Attacker(Section):
     generation."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = (101, 102, 103)
     """With which the worst attack is run again: the best of many trials flatters itself."""
+    second: SecondSource | None = None
+    """A second source of harmful prompts, never aligned on: the attack that trials start from and the worst one are
+    also run with its rows, and scored on its held-out prompts, with the search's seed."""
     realign: StrictBool = False
     """true: the model is aligned anew with each of those seeds, too, so that the interval covers the alignment."""
 

@@ -23,7 +23,7 @@ from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.files import read_json, read_jsonl
 from boostershot.pipeline.orders import Task
-from boostershot.pipeline.property_stages import PropertyStages, varied
+from boostershot.pipeline.property_stages import PropertyStages, second_data, varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
 
@@ -398,6 +398,42 @@ def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
     return attack.evaluate(run)
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """An attack with the rows of the second source and its scores on that source's prompts, or why there are none.
+
+    `attack` is "default" (what the trials start from) or "worst" (the worst case within the bound).
+    """
+
+    attack: str
+    evaluation: Path | None
+    error: str | None = None
+
+
+def attack_elsewhere(arms: Sequence[Arm], do: Map) -> dict[str, list[Elsewhere]]:
+    """Both attacks on each defence, on a second source where the recipe names one; no worst where there is none."""
+    wanted: list[tuple[Arm, str, Task]] = []
+    for arm in arms:
+        spec = arm.settings.second
+        if spec is None:
+            continue
+        worst = arm.worst(arm.settings.bound)
+        default = arm.base.model_copy(update={"eval_steps": (arm.base.total_steps,)})
+        trials = [
+            ("worst", arm.again(trial).settings) for trial in arm.trials if worst and trial.number == worst.number
+        ]
+        for attack, settings in [("default", default), *trials]:
+            changes = {**arm.changes, "data": second_data(arm.stages.recipe.data, spec)}
+            label = f"{arm.label}, {attack} attack on the second source"
+            task = Task(_evaluate, (Attacked(label, settings, arm.immunized, arm.seed, changes=changes),))
+            wanted.append((arm, attack, task))
+    found: dict[str, list[Elsewhere]] = {arm.label: [] for arm in arms}
+    for (arm, attack, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
+        done = isinstance(folder, Path)
+        found[arm.label].append(Elsewhere(attack, folder) if done else Elsewhere(attack, None, told(folder)))
+    return found
+
+
 def check_rows(stages: Stages) -> None:
     """Are there as many rows as the attacker's trials may want?
 
@@ -409,6 +445,11 @@ def check_rows(stages: Stages) -> None:
     attacker = recipe.sweep.attacker
     base = recipe.attacks[recipe.sweep.base(recipe.attacks)]
     have = {"harmful": len(stages.data.splits["attack"]), "benign": _benign_rows(stages)}
+    of = "the data"
+    if attacker.second is not None:
+        second = varied(stages, {"data": second_data(recipe.data, attacker.second)})
+        if len(second.data.splits["attack"]) < have["harmful"]:
+            have["harmful"], of = len(second.data.splits["attack"]), "sweep.attacker.second"
     most = {key: attacker.budgeted[key].extremes()[-1] for key in ("n",) if key in attacker.budgeted}
     for values in attacker.budgeted.samples():
         attack = tuned_attack(base, values | most, attacker).attack
@@ -416,7 +457,7 @@ def check_rows(stages: Stages) -> None:
             if wanted > have[kind]:
                 raise InputError(
                     f"sweep.attacker: {attack.n} rows of {attack.name} at p {attack.p:g} need {wanted} {kind} rows; "
-                    f"the data has {have[kind]}"
+                    f"{of if kind == 'harmful' else 'the data'} has {have[kind]}"
                 )
     if attacker.utility == "accuracy" and stages.data.task.correct is None:
         raise InputError("sweep.attacker.utility: is accuracy, and no rule scores the task; expected perplexity")

@@ -250,6 +250,10 @@ def _planned_sweep(work: Work, settings: Sweep) -> Iterator[Planned]:
         if attacker.realign:
             yield work.immunizing(label, f"{label}, for the worst attack again", work.rows).times(again)
         count = scored + again + 1
+        if attacker.second is not None:
+            yield work.attacking(f"{label} on the second source, untuned", base.against(described))
+            yield work.attacking(f"{label} on the second source, the worst attack", trial)
+            count += 2
         yield Planned(f"evaluate: attacker of {label}, {count} models or more", count * work.scoring())
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.config import AlignSource, AttackSettings, Generalization, Recipe, Stability, Trainability
+from boostershot.config.data import Data
+from boostershot.config.properties import SecondSource
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, in_categories
 from boostershot.data.safe_prompts import SafePrompt, load_safe_prompts
@@ -80,6 +82,12 @@ def varied(whole: Stages, changes: Mapping[str, Any]) -> Stages:
     if key not in whole.variants:
         whole.variants[key] = VariedStages(recipe, whole.store, whole.reporter, whole)
     return whole.variants[key]
+
+
+def second_data(data: Data, spec: SecondSource) -> Data:
+    """A recipe's data with harmful rows and prompts of a second source alone."""
+    align = AlignSource(source=spec.source, split=spec.split, columns=spec.columns)
+    return data.model_copy(update={"align": align, "harmful": None})
 
 
 @dataclass(frozen=True)
@@ -168,8 +176,7 @@ class PropertyStages:
         spec = settings.second if settings else None
         if spec is None:
             return None
-        align = AlignSource(source=spec.source, split=spec.split, columns=spec.columns)
-        return self._with(self.recipe.data.model_copy(update={"align": align, "harmful": None}))
+        return self._with(second_data(self.recipe.data, spec))
 
     def _with(self, data: Any) -> PartStages:
         settings = self.recipe.properties.generalization

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boostershot.pipeline.attack_search import Arm, Map, rerun_winners, search_attacks
+from boostershot.pipeline.attack_search import Arm, Map, attack_elsewhere, rerun_winners, search_attacks
 from boostershot.pipeline.attack_stages import layers_of
 from boostershot.pipeline.defense_search import search_defenses
 from boostershot.pipeline.orders import Task
@@ -46,7 +46,7 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
         arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized))
     search_attacks(arms, do)
     reruns = rerun_winners(arms, do)
-    swept = Swept(arms, reruns, tuned, broken, before)
+    swept = Swept(arms, reruns, attack_elsewhere(arms, do), tuned, broken, before)
     return assemble_sweep(swept, recipe.name, identity, settings.attacker, base, defenses)
 
 

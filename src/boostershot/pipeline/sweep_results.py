@@ -13,7 +13,7 @@ from boostershot.attacks.search import Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
 from boostershot.evaluation.worst_case import Tried, cost_to_break, curve, utility_loss
-from boostershot.pipeline.attack_search import Arm, Rerun
+from boostershot.pipeline.attack_search import Arm, Elsewhere, Rerun
 from boostershot.pipeline.comparisons import by_common_prompt, difference
 from boostershot.pipeline.defense_search import Defended
 from boostershot.pipeline.store import result
@@ -35,6 +35,7 @@ class Swept:
     Args:
         arms: the defences that were attacked.
         reruns: label -> the worst attack with fresh seeds.
+        elsewhere: label -> the attacks on the second source.
         tuned: label -> its defender's search.
         broken: label -> why a defence could not be attacked.
         before: label -> the evaluation before any attack, where there is one.
@@ -42,6 +43,7 @@ class Swept:
 
     arms: Sequence[Arm]
     reruns: Mapping[str, Sequence[Rerun]]
+    elsewhere: Mapping[str, Sequence[Elsewhere]]
     tuned: Mapping[str, Defended]
     broken: Mapping[str, str]
     before: Mapping[str, Path]
@@ -83,6 +85,12 @@ def assemble_sweep(
             for label, runs in swept.reruns.items()
             for one in runs
             if one.error
+        ]
+        + [
+            {"defense": label, "error": f"{one.attack} attack on the second source: {one.error}"}
+            for label, attacks in swept.elsewhere.items()
+            for one in attacks
+            if one.error
         ],
     }
     return json.loads(json.dumps(content, allow_nan=False))  # as a reader of the file sees it
@@ -107,6 +115,11 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         | {"scored": len(tried)},
         "worst": [{"epsilon": epsilon, **_found(arm.worst(epsilon), best)} for epsilon in bounds],
         "winner": _winner(arm, swept.reruns.get(arm.label, ())),
+        "second": [
+            {"attack": one.attack, **_figures(one.evaluation)}
+            for one in swept.elsewhere.get(arm.label, ())
+            if one.evaluation
+        ],
         "cost_to_break": {
             "bounded": _cost(cost_to_break(tried, settings.threshold, best, settings.bound)),
             "unbounded": _cost(cost_to_break(tried, settings.threshold, best, None)),
@@ -174,9 +187,13 @@ def _winner(arm: Arm, reruns: Sequence[Rerun]) -> dict[str, Any] | None:
 
 def _row(one: Rerun) -> dict[str, Any]:
     assert one.evaluation is not None
-    figures = result(one.evaluation)
+    return {"seed": one.seed, **_figures(one.evaluation)}
+
+
+def _figures(evaluation: Path) -> dict[str, Any]:
+    figures = result(evaluation)
     kept = ("harmful_score", "harmful_score_ci", "finetune_accuracy", "degenerate_share", "harmful_loss")
-    return {"seed": one.seed, "stage": one.evaluation.name, **{key: figures[key] for key in kept}}
+    return {"stage": evaluation.name, **{key: figures[key] for key in kept}}
 
 
 def _over_seeds(by_seed: Sequence[Sequence[float]]) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ class SweepView:
     verdicts: Sequence[tuple[str, str]]  # sentence, tone
     bounds: Sequence[str]
     lines: Sequence[Line]
+    second: Sequence[tuple[str, Content | None, Content | None]]  # defence, the default attack, the worst
     curves: Sequence[charts.Panel]
     winners: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # defence -> key, value
     importance: Sequence[tuple[str, Sequence[tuple[str, str]]]]
@@ -59,6 +60,7 @@ def sweep_view(content: Content | None, styles: Mapping[str, int]) -> SweepView 
         [(item["verdict"], item["tone"]) for item in items],
         _bounds(content),
         [_line(item) for item in items],
+        [(name(item["defense"]), *_second(item)) for item in items if item["second"]],
         list(_curves(content, styles)),
         [(name(item["defense"]), list(_attack(item["winner"]["attack"]))) for item in items if item["winner"]],
         [(name(item["defense"]), _shares(item["importance"])) for item in items if item["importance"]],
@@ -81,8 +83,16 @@ def sweep_table(content: Content) -> RenderableType:
         table.add_row(line.defense, *line.worst, line.again)
     title = Text("Tuned attacker", style="bold").append(f"  {_budget(content)}", style="not bold dim")
     note = Text("HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds", style="dim")
+    second = [Text(_second_says(item)) for item in content["defenses"] if item["second"]]
     failed = [Text(f"failed: {one['defense']}: {one['error']}", style="red") for one in content["failed"]]
-    return Group(title, table, note, *(Text(item["verdict"]) for item in content["defenses"]), *failed)
+    return Group(title, table, note, *(Text(item["verdict"]) for item in content["defenses"]), *second, *failed)
+
+
+def _second_says(item: Content) -> str:
+    default, worst = (number(one["harmful_score"]) if one else "no score" for one in _second(item))
+    return (
+        f"{name(item['defense'])}, on a second source: HS {default} after the attack untuned, {worst} after the worst"
+    )
 
 
 def _budget(content: Content) -> str:
@@ -112,6 +122,12 @@ def _line(item: Content) -> Line:
         estimate(winner.get("finetune_accuracy")) if winner else "–",
         spent,
     )
+
+
+def _second(item: Content) -> tuple[Content | None, Content | None]:
+    """What the attack that the trials start from, and the worst one, reached on the second source."""
+    found = {one["attack"]: one for one in item["second"]}
+    return found.get("default"), found.get("worst")
 
 
 def _worst(one: Content) -> str:
