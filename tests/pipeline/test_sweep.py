@@ -9,6 +9,7 @@ import yaml
 import boostershot as bs
 from boostershot.cli import call
 from boostershot.config import load_recipe
+from boostershot.data.splits import split_of
 from boostershot.pipeline import attack_search, grid
 from boostershot.pipeline.executor import Executor
 from boostershot.pipeline.progress import Reporter
@@ -285,8 +286,9 @@ def test_both_attacks_are_run_with_a_second_source(folder, started):
     new = [path for path in (started / "stages").iterdir() if path.name not in before]
     assert not [path for path in new if path.name.startswith("immunize")]  # the same models are attacked
     few = {"sweep.attacker.second": {"source": str(folder / "few.jsonl")}}
-    write_jsonl(folder / "few.jsonl", rows[:20])
-    with pytest.raises(bs.InputError, match=r"sweep\.attacker\.second has \d+$"):
+    to_attack = [row for row in rows if split_of(row["prompt"]) == "attack"]
+    write_jsonl(folder / "few.jsonl", [row for row in rows if row not in to_attack[2:]])
+    with pytest.raises(bs.InputError, match=r"sweep\.attacker\.second has 2$"):
         bs.run(folder / "recipe.yaml", started, few, sweep=True, reporter=QUIET)
 
 

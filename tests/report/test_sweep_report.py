@@ -115,6 +115,6 @@ def test_the_table_in_the_terminal_cuts_no_digit(small_run, width):
     assert "no score" in shown
     assert "failed: vaccine: made to fail" in shown
     said = " ".join(shown.split())
-    assert "sft, on a second source: HS 33.4 after the attack untuned, 65.6 after the worst" in said
-    assert "booster, on a second source: HS 33.4 after the attack untuned, no score after the worst" in said
+    assert "SFT, on a second source: HS 33.4 after the attack untuned, 65.6 after the worst" in said
+    assert "Booster, on a second source: HS 33.4 after the attack untuned, no score after the worst" in said
     assert "…" not in shown
