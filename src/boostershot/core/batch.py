@@ -7,6 +7,7 @@ shorter than the rows, an attention without arbitrary masks) get padded rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,12 +23,14 @@ class Rows:
     """Tokenised rows: three integer tensors of shape [rows, time], and a name for each row.
 
     `labels[r, t]` is the token to be predicted at position t - 1 of row r, or -100. Padding may be on either side.
+    `share` is the part of a batch that these rows are, and their pass of a pass.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    share: float = 1.0
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor], ids: Sequence[str] | None = None) -> Rows:
@@ -78,6 +81,11 @@ class Rows:
         ends = [len(self) * i // parts for i in range(parts + 1)]
         return [self._slice(start, end) for start, end in pairwise(ends)]
 
+    def first(self, share: float) -> Rows:
+        """The first rows of this batch: so large a share of them, rounded up to whole rows."""
+        end = math.ceil(round(share * len(self), 6))  # 0.07 of 100 rows is 7.000000000000001
+        return replace(self._slice(0, end), share=end / len(self))
+
     def predicting(self, token: int) -> Rows:
         """The same rows, supervised at the same positions, where each is to predict `token`."""
         return replace(self, labels=torch.where(self.supervised(), token, IGNORED))
@@ -107,7 +115,12 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
-        return Rows(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.ids)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 @dataclass(frozen=True)

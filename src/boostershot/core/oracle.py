@@ -105,7 +105,7 @@ class Oracle:
                     suspects.extend(micro.ids)
                 value += part.item()
             gradient = collected()
-        return self._finite(Step(self._summed(value), self._reduced(gradient)), suspects or rows.ids)
+        return self._finite(Step(self._summed(value), self._reduced(gradient)), suspects or rows.ids, rows.share)
 
     def loss(self, rows: Rows, loss: TokenLoss | None = None) -> float:
         """The mean loss alone, as in `gradient`, and with its errors."""
@@ -115,7 +115,7 @@ class Oracle:
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
                     value += (loss(self.model, self._lay_out(micro)).sum() / supervised).item()
-        return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD).loss
+        return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD * rows.share).loss
 
     def hessian_times(self, rows: Rows, direction: Vector) -> Vector:
         """The Hessian of the mean loss at these weights times a vector, by double backward.
@@ -146,7 +146,7 @@ class Oracle:
                         raise _no_second_derivative(self.model, str(error).splitlines()[0]) from None
                     raise
             product = self._reduced(collected())
-        self.passes += 2
+        self.passes += 2 * rows.share
         return self._finite(Step(0.0, product), rows.ids, passes=0).gradient
 
     # --- gradients that several parts of a composition read ---------------------------------------------------
@@ -162,6 +162,15 @@ class Oracle:
             yield
         finally:
             self._uses, self._kept = None, {}
+
+    @contextmanager
+    def sharing_nothing(self) -> Iterator[None]:
+        """Within, `shared_gradient` is `gradient`: for a part whose uses no `sharing` counts."""
+        uses, self._uses = self._uses, None
+        try:
+            yield
+        finally:
+            self._uses = uses
 
     def shared_gradient(self, batch: Batch, role: str) -> Step:
         """`gradient` of a role's rows; at the home weights it is computed once and kept while others will ask."""
@@ -257,7 +266,7 @@ class Oracle:
                 raise ValueError(f"{type(self.model).__name__} did not run all of its {len(modules)} blocks")
             parts.extend(torch.autograd.grad(loss, [outputs[k] for k in range(len(modules))]))
             value += loss.item()
-        return self._finite(Step(self._summed(value), Vector(tuple(parts))), rows.ids)
+        return self._finite(Step(self._summed(value), Vector(tuple(parts))), rows.ids, rows.share)
 
     @contextmanager
     def nudged(self, modules: Sequence[nn.Module], direction: Vector, by: float) -> Iterator[None]:
