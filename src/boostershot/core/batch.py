@@ -128,13 +128,15 @@ class Layout:
     """What the model reads, and where its predictions are supervised.
 
     `inputs` are the keyword arguments of the model's forward; `positions` [n] index the flattened hidden states that
-    predict `targets` [n]; `rows` [n] says to which row each prediction belongs.
+    predict `targets` [n]; `rows` [n] says to which row each prediction belongs. `places` [tokens] says where each
+    token that the model reads stands in the flattened rows: one of a shared prefix, in the first row that has it.
     """
 
     inputs: dict[str, Tensor]
     positions: Tensor
     targets: Tensor
     rows: Tensor
+    places: Tensor
     tokens: int
 
 
@@ -148,7 +150,8 @@ def padded(rows: Rows) -> Layout:
         "position_ids": position_ids,
     }
     positions = row * rows.input_ids.shape[1] + time - 1
-    return Layout(inputs, positions, rows.labels[row, time], row, rows.input_ids.numel())
+    places = torch.arange(rows.input_ids.numel(), device=rows.input_ids.device)
+    return Layout(inputs, positions, rows.labels[row, time], row, places, rows.input_ids.numel())
 
 
 def trie(rows: Rows, dtype: torch.dtype) -> Layout:
@@ -164,6 +167,7 @@ def trie(rows: Rows, dtype: torch.dtype) -> Layout:
     positions: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
+    places: list[int] = []
     supervised = rows.supervised().tolist()
     labels, attended = rows.labels.tolist(), rows.attention_mask.tolist()
     for r, row in enumerate(rows.input_ids.tolist()):
@@ -181,6 +185,7 @@ def trie(rows: Rows, dtype: torch.dtype) -> Layout:
                 parents.append(node)
                 tokens.append(token)
                 depths.append(depth)
+                places.append(r * len(row) + t)
             node, depth = nodes[key], depth + 1
 
     ancestors = torch.zeros(len(parents), len(parents), dtype=torch.bool)
@@ -199,5 +204,6 @@ def trie(rows: Rows, dtype: torch.dtype) -> Layout:
         torch.tensor(positions, dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
         torch.tensor(owners, dtype=torch.long, device=device),
+        torch.tensor(places, dtype=torch.long, device=device),
         len(tokens),
     )

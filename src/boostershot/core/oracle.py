@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from boostershot.core.batch import Layout, Rows, padded
 from boostershot.core.losses import lay_out, text_config, token_losses
+from boostershot.core.lower import Lower
 from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector, excursion
 
@@ -39,6 +40,7 @@ class Oracle:
         autocast: gives the context in which a forward pass runs.
         state: numbers that a defence keeps between steps, JSON-able, saved in the checkpoint.
         tensors: the same for tensors, by name.
+        lower: layers that are passed over in all passes of the step, if any; none may read their hidden states then.
 
     Raises:
         ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1.
@@ -51,6 +53,7 @@ class Oracle:
     autocast: Callable[[], AbstractContextManager] = nullcontext
     state: dict = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    lower: Lower | None = None
 
     def __post_init__(self) -> None:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
@@ -360,6 +363,8 @@ class Oracle:
         rows = rows.to(self.params[0].device)
         layout = padded(rows) if in_rows else lay_out(self.model, rows)
         self.tokens += layout.tokens
+        if self.lower is not None:
+            self.lower.enter(rows, layout)
         return layout
 
     @contextmanager

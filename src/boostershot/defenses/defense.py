@@ -97,6 +97,11 @@ class Defense(ABC):
         return align.answers() if isinstance(align, Defense) else self.align_answers
 
     @property
+    def reads_layers(self) -> bool:
+        """Does it read or change hidden states, beside taking gradients of losses? Then all layers must run."""
+        return False
+
+    @property
     def keeps_gradients(self) -> bool:
         """Does it keep a gradient at w from step to step, which would be wrong where its step is taken elsewhere?"""
         return False
@@ -172,6 +177,11 @@ def _exactly(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {label: _exactly(one) for label, one in value.items()}
     return value.exact() if isinstance(value, Defense) else value
+
+
+def reader_of_layers(defense: Defense) -> str | None:
+    """The name of the first defence, of this one and those within, that reads all layers."""
+    return next((type(one).__name__.lower() for one in (defense, *within(defense)) if one.reads_layers), None)
 
 
 def most(*reads: Mapping[str, int]) -> dict[str, int]:
