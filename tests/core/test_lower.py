@@ -94,6 +94,16 @@ def test_in_both_layouts_and_with_the_adapters_own_dropout(name, layout, monkeyp
     assert relative_difference([torch.tensor(found.loss)], [torch.tensor(expected.loss)]) < tolerance
 
 
+def test_under_activation_checkpointing():
+    model, booster = adapted("llama"), bs.Booster(lam=5, alpha=0.1)
+    expected, _ = taken(model, booster)
+    model.gradient_checkpointing_enable()
+    lower = known(model, ROLES.values())
+    with lower.skipped():
+        found, _ = taken(model, booster, lower)
+    assert relative_difference(found.gradient.tensors(), expected.gradient.tensors()) < 1e-6
+
+
 def test_the_states_are_what_the_gradient_is_taken_with():
     # The tests above could not fail if the layers below ran after all.
     model = adapted("gpt2")

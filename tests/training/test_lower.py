@@ -97,7 +97,11 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, settings, said):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"lora": None}, "lora is None"), ({"cached_layers": -1}, "cached_layers is -1; expected 0 or more")],
+    [
+        ({"lora": None}, "lora is None"),
+        ({"cached_layers": -1}, "cached_layers is -1; expected 0 or more"),
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant is true"),
+    ],
 )
 def test_so_are_arguments(tmp_path, settings, said):
     with pytest.raises(ValueError, match=said):

@@ -59,6 +59,8 @@ class ImmunizeArguments(TrainingArguments):
             raise ValueError(f"cached_layers is {self.cached_layers}; expected 0 or more")
         if self.cached_layers and self.lora is None:
             raise ValueError("cached_layers is given and lora is None; expected an adapter on the layers above")
+        if self.cached_layers and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):  # loses gradients
+            raise ValueError("cached_layers is given and use_reentrant is true; expected use_reentrant: false")
         super().__post_init__()  # last: it fails in its own words where DeepSpeed is asked for and not installed
         if self.cached_layers and self.world_size > 1:
             raise ValueError(f"cached_layers works in one process; there are {self.world_size}")

@@ -47,11 +47,11 @@ def kept_below(
     Raises:
         InputError: the model cannot be started there, or not exactly.
     """
+    try:
+        check_starts_at(model, depth)
+    except ValueError as error:
+        raise InputError(f"cached_layers {error}") from None
     with autocast():
-        try:
-            check_starts_at(model, depth)
-        except ValueError as error:
-            raise InputError(f"cached_layers {error}") from None
         probe = states_below(model, depth, probe_rows(model))
     identity = hashlib.sha256(b"".join(state.float().cpu().numpy().tobytes() for state in probe)).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
