@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Lower:
         below = layers[: self.depth]
         before = [vars(layer).get("forward") for layer in below]
         for layer in below:
-            layer.forward = _passed_over
+            layer.forward = _handing_through_a_tuple if self._gives_tuples else _handing_through
 
         def given(_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -71,6 +72,18 @@ class Lower:
                     del layer.forward
                 else:
                     layer.forward = forward
+
+    @cached_property
+    def _gives_tuples(self) -> bool:
+        """Does a layer give its states as the first of a tuple? Seen in a pass over a few tokens."""
+        given: list[bool] = []
+        layer = decoder_layers(self.model)[0]
+        handle = layer.register_forward_hook(lambda _layer, _args, out: given.append(isinstance(out, tuple)))
+        try:
+            states_below(self.model, self.depth, probe_rows(self.model))
+        finally:
+            handle.remove()
+        return given[0]
 
 
 def tokens_of(rows: Rows) -> list[Tokens]:
@@ -144,8 +157,12 @@ def _starts_at(model: nn.Module, depth: int, rows: Rows, states: dict[Tokens, Te
     return True
 
 
-def _passed_over(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+def _handing_through(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
     return hidden_states
+
+
+def _handing_through_a_tuple(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, None]:
+    return hidden_states, None
 
 
 class _Reached(Exception):
