@@ -48,6 +48,7 @@ def test_the_weights_are_those_of_the_same_adapter_without_a_cache(tmp_path):
 
 
 def test_a_stopped_training_goes_on_with_what_is_kept_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(lower, "_ROWS", 10)  # 24 rows: three files
     whole, computed = weights(train(tmp_path / "whole")), []
 
     def counted(model, depth, tokens, size):
@@ -56,7 +57,6 @@ def test_a_stopped_training_goes_on_with_what_is_kept_and_whole(tmp_path, monkey
 
     original = lower._computed
     monkeypatch.setattr(lower, "_computed", counted)
-    monkeypatch.setattr(lower, "_ROWS", 10)  # 24 rows: three files
     folder = tmp_path / "stopped"
     with pytest.raises(Stop):
         train(folder, callbacks=[StopAfter(3)])
