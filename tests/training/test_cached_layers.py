@@ -113,10 +113,10 @@ def test_so_are_arguments(tmp_path, settings, said):
 @pytest.mark.parametrize(
     ("immunizing", "said"),
     [
-        ({"cached_layers": 1}, "immunize.cached_layers: is 1, and defenses.mine (vaccine) needs all layers"),
-        ({"cached_layers": 1, "lora": None}, "immunize.cached_layers: is 1; expected 0, for lora: null"),
-        ({"cached_layers": -1}, "immunize.cached_layers: is -1; expected at least 0"),
-        ({"cached_layers": 1.5}, "immunize.cached_layers: is 1.5; expected a whole number"),
+        ({"cached_layers": 1}, "recipe: immunize.cached_layers: is 1, and defenses.mine (vaccine) needs all layers"),
+        ({"cached_layers": 1, "lora": None}, "recipe: immunize.cached_layers: is 1; expected 0, for lora: null"),
+        ({"cached_layers": -1}, "recipe: immunize.cached_layers: is -1; expected at least 0"),
+        ({"cached_layers": 1.5}, "recipe: immunize.cached_layers: is 1.5; expected a whole number"),
     ],
 )
 def test_so_are_recipes(immunizing, said):
@@ -126,6 +126,6 @@ def test_so_are_recipes(immunizing, said):
         "data": {"align": {"source": "beavertails"}, "task": {"source": "sst2"}},
         "immunize": {"lr": 1e-3, "steps": 2, **immunizing},
         "defenses": {"mine": {"method": "vaccine"}},
-        "attacks": {},
+        "attacks": {"mix": {"method": "harmful-mix", "p": 0.5, "n": 4, "lr": 1e-4, "steps": 1}},
     }
     assert refusal(lambda: parse_recipe(recipe)).startswith(said)
