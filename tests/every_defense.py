@@ -3,6 +3,7 @@
 import boostershot as bs
 from boostershot.defenses import Defense, TargetReduction
 
+PERIODS = {"booster, lazy": 2, "booster, reused": 2, "sum with a lazy term": 2}  # steps after which it begins anew
 SETTINGS: dict[str, Defense] = {
     "sft": bs.SFT(),
     "booster": bs.Booster(lam=5, alpha=0.1),
@@ -12,6 +13,9 @@ SETTINGS: dict[str, Defense] = {
     "booster, 3 fresh steps": bs.Booster(lam=5, alpha=0.1, steps=3, inner="fresh"),
     "booster, exact": bs.Booster(lam=5, alpha=0.1, order="exact"),
     "booster, scheduled": bs.Booster(lam=5, alpha=0.1, schedule=TargetReduction(1.0, every=1)),
+    "booster, lazy": bs.Booster(lam=5, alpha=0.1, every=2),
+    "booster, half the rows": bs.Booster(lam=5, alpha=0.1, harmful_share=0.5),
+    "booster, reused": bs.Booster(lam=5, alpha=0.1, reuse=2),
     "vaccine": bs.Vaccine(rho=2.0),
     "t_vaccine": bs.TVaccine(rho=2.0, layers=1, importance_every=1),
     "lookahead": bs.Lookahead(lam=0.5, alpha=0.1, bound=None),
@@ -36,6 +40,9 @@ SETTINGS: dict[str, Defense] = {
     "noise_and_distil": bs.NoiseAndDistil(align=bs.LoX()),
     "sum": bs.Sum({"booster": bs.Booster(lam=5, alpha=0.1), "ascent": bs.GradientAscent(lam=0.5, bound=None)}),
     "booster(vaccine)": bs.Booster(lam=5, alpha=0.1, align=bs.Vaccine(rho=2.0)),
+    "sum with a lazy term": bs.Sum(
+        {"b": bs.Booster(alpha=0.1, every=2), "a": bs.GradientAscent(lam=0.5, bound=None)}, {"b": 2.0}
+    ),
     "booster(sam)": bs.Booster(lam=5, alpha=0.1, align=bs.SAM(rho=0.1)),
     "sam(booster)": bs.SAM(rho=0.1, align=bs.Booster(lam=5, alpha=0.1)),
     "sam(sum)": bs.SAM(rho=0.1, align=bs.Sum({"b": bs.Booster(alpha=0.1), "a": bs.GradientAscent(bound=None)})),

@@ -12,7 +12,7 @@ from batches import batch_of, random_rows, relative_difference
 from boostershot.core.oracle import NonFiniteError
 from tiny import tiny_gpt2
 
-DEFENSE = bs.Booster(lam=5, alpha=0.3)
+DEFENSE = bs.Booster(lam=5, alpha=0.3, reuse=2)
 ALIGN, HARMFUL = random_rows(seed=1), random_rows(seed=2)
 # Rank 1 has fewer rows, and of harmful ones none with a label: its share of the sum is nothing.
 SHARES = [(ALIGN[:5], HARMFUL), (ALIGN[5:], [(tokens, [-100] * len(tokens)) for tokens, _ in HARMFUL[:2]])]
@@ -20,17 +20,18 @@ SHARES = [(ALIGN[:5], HARMFUL), (ALIGN[5:], [(tokens, [-100] * len(tokens)) for 
 
 def measure(align, harmful, micro_batch_size=None):
     model = tiny_gpt2(dtype=torch.float64, std=0.2)
-    return bs.defense_gradient(
-        model, DEFENSE, align=batch_of(align), harmful=batch_of(harmful), micro_batch_size=micro_batch_size
-    )
+    rows = {"align": batch_of(align), "harmful": batch_of(harmful)}
+    kept: dict = {"state": {}, "tensors": {}}
+    step = bs.defense_gradient(model, DEFENSE, **rows, micro_batch_size=micro_batch_size, **kept)
+    return step, kept["tensors"]
 
 
 def one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
-        step = measure(*SHARES[rank], micro_batch_size=2)
-        torch.save((step.loss, step.metrics, step.gradient), f"{folder}/{rank}.pt")
+        step, kept = measure(*SHARES[rank], micro_batch_size=2)
+        torch.save((step.loss, step.metrics, step.gradient, kept), f"{folder}/{rank}.pt")
         broken = tiny_gpt2()
         if rank == 0:
             with torch.no_grad():
@@ -44,9 +45,12 @@ def one_of_two(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path: Path):
     multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
-    whole = measure(ALIGN, HARMFUL)
+    whole, whole_kept = measure(ALIGN, HARMFUL)
+    kept = [torch.load(tmp_path / f"{rank}.pt")[3] for rank in (0, 1)]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in whole_kept)  # each goes on with the same g
+    assert relative_difference(list(kept[0].values()), list(whole_kept.values())) < 1e-10
     for rank in (0, 1):
-        loss, metrics, gradient = torch.load(tmp_path / f"{rank}.pt")
+        loss, metrics, gradient, _ = torch.load(tmp_path / f"{rank}.pt")
         assert gradient.keys() == whole.gradient.keys()
         assert relative_difference(list(gradient.values()), list(whole.gradient.values())) < 1e-10
         assert loss == pytest.approx(whole.loss, rel=1e-10)

@@ -100,3 +100,12 @@ def test_the_declared_passes_are_those_taken(defense):
     if term is not None:
         term(oracle)
     assert passes_of(defense) == pytest.approx(oracle.passes)
+
+
+@pytest.mark.parametrize("around", [lambda align: align, lambda align: SAM(rho=0.1, align=align)], ids=["", "sam"])
+def test_approximations_are_the_defenders(around):
+    exact, lazy = Booster(lam=3, alpha=0.05), Booster(lam=3, alpha=0.05, every=3, harmful_share=0.5)
+    (expected, _), (found, _) = at_first_step(around(exact)), at_first_step(around(lazy))
+    assert found.loss == expected.loss
+    assert all(torch.equal(a, b) for a, b in zip(found.gradient.tensors(), expected.gradient.tensors(), strict=True))
+    assert passes_of(around(lazy)) == passes_of(around(exact))

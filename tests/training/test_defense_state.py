@@ -20,6 +20,7 @@ STEPS = 8
 DEV = [Completion(row["prompt"], row["prompt"], row["rejected"]) for row in preference_rows(24)[18:]]
 DEFENSES = {
     "scheduled": Booster(lam=5.0, alpha=0.1, schedule=TargetReduction(0.2, every=2, rate=0.5)),
+    "reused": Booster(lam=5.0, alpha=0.1, reuse=2),
     "t_vaccine": TVaccine(rho=2.0, layers=1, sample_every=2, importance_every=3),
 }
 

@@ -97,3 +97,16 @@ def test_roles_are_shuffled_apart():
     data = RolesDataset({"align": ALIGN, "harmful": HARMFUL, "general": HARMFUL, "dev": HARMFUL}, 1)
     orders = [tuple(data[i][role][0].name for i in range(8)) for role in ("harmful", "general", "dev")]
     assert len(set(orders)) == 3
+
+
+def test_the_first_rows_of_the_batches_pass_over_all_harmful_rows_in_time():
+    # What a share of a harmful batch reads: harmful rows follow the order of `align`, which each epoch draws anew.
+    data, order = RolesDataset({"align": ALIGN, "harmful": HARMFUL}, seed=1), torch.Generator().manual_seed(0)
+    loader = DataLoader(data, batch_size=6, shuffle=True, generator=order, collate_fn=RolesCollator(0))
+    seen = Counter()
+    for _ in range(60):
+        for batch in loader:
+            seen.update(Batch(harmful=rows_of(batch["harmful"]), shares={"harmful": 0.3}).need("harmful").ids)
+    assert set(seen) == {row.name for row in HARMFUL}
+    assert sum(seen.values()) == 60 * 4 * 2
+    assert max(seen.values()) < 1.6 * min(seen.values())  # 60 of each on average

@@ -144,12 +144,16 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _resolve_defenses(self) -> Self:
         """Last, because it needs torch."""
+        from boostershot.defenses.defense import reader_of_layers
+
         for label, given in self.defenses.items():
             defense = build_defense(given, f"defenses.{label}")
             self.defenses[label] = describe_defense(defense)
             if "general" in defense.needs() and self.data.general is None:
                 message = f"is missing, and defenses.{label} ({self.defenses[label]['method']}) needs general text"
                 raise at_key("data.general", message + "; expected {source: ..., n: ...}")
+            if (cached := self.immunize.cached_layers) and (reader := reader_of_layers(defense)):
+                raise at_key("immunize.cached_layers", f"is {cached}, and defenses.{label} ({reader}) needs all layers")
         return self
 
     @model_validator(mode="after")

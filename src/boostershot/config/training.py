@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -78,6 +78,18 @@ class Immunize(Training):
 
     lora: Lora | None = Lora()
     """null trains all weights."""
+    cached_layers: Annotated[Whole, Field(ge=0)] = 0
+    """So many of the lowest decoder layers get no adapter; what they give for a row is computed once, kept on disk."""
+
+    def adapter(self) -> dict[str, Any] | None:
+        """What is attached, as `attach_lora` takes it."""
+        return {**self.lora.model_dump(), "first_layer": self.cached_layers} if self.lora else None
+
+    @model_validator(mode="after")
+    def _caches_below_an_adapter(self) -> Self:
+        if self.cached_layers and self.lora is None:
+            raise at_key("cached_layers", f"is {self.cached_layers}; expected 0, for lora: null trains all layers")
+        return self
 
     def scaled(self, scale: float, rows: int | None, fewer: int | None) -> Immunize:
         """The same with that fraction of the steps, on `fewer` of the rows."""

@@ -7,6 +7,7 @@ shorter than the rows, an attention without arbitrary masks) get padded rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,12 +23,14 @@ class Rows:
     """Tokenised rows: three integer tensors of shape [rows, time], and a name for each row.
 
     `labels[r, t]` is the token to be predicted at position t - 1 of row r, or -100. Padding may be on either side.
+    `share` is the part of a batch that these rows are, and their pass of a pass.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    share: float = 1.0
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor], ids: Sequence[str] | None = None) -> Rows:
@@ -78,6 +81,11 @@ class Rows:
         ends = [len(self) * i // parts for i in range(parts + 1)]
         return [self._slice(start, end) for start, end in pairwise(ends)]
 
+    def first(self, share: float) -> Rows:
+        """The first rows of this batch: so large a share of them, rounded up to whole rows."""
+        end = math.ceil(round(share * len(self), 6))  # 0.07 of 100 rows is 7.000000000000001
+        return replace(self._slice(0, end), share=end / len(self))
+
     def predicting(self, token: int) -> Rows:
         """The same rows, supervised at the same positions, where each is to predict `token`."""
         return replace(self, labels=torch.where(self.supervised(), token, IGNORED))
@@ -107,7 +115,12 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
-        return Rows(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), self.ids)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -115,13 +128,15 @@ class Layout:
     """What the model reads, and where its predictions are supervised.
 
     `inputs` are the keyword arguments of the model's forward; `positions` [n] index the flattened hidden states that
-    predict `targets` [n]; `rows` [n] says to which row each prediction belongs.
+    predict `targets` [n]; `rows` [n] says to which row each prediction belongs. `places` [tokens] says where each
+    token that the model reads stands in the flattened rows: one of a shared prefix, in the first row that has it.
     """
 
     inputs: dict[str, Tensor]
     positions: Tensor
     targets: Tensor
     rows: Tensor
+    places: Tensor
     tokens: int
 
 
@@ -135,7 +150,8 @@ def padded(rows: Rows) -> Layout:
         "position_ids": position_ids,
     }
     positions = row * rows.input_ids.shape[1] + time - 1
-    return Layout(inputs, positions, rows.labels[row, time], row, rows.input_ids.numel())
+    places = torch.arange(rows.input_ids.numel(), device=rows.input_ids.device)
+    return Layout(inputs, positions, rows.labels[row, time], row, places, rows.input_ids.numel())
 
 
 def trie(rows: Rows, dtype: torch.dtype) -> Layout:
@@ -151,6 +167,7 @@ def trie(rows: Rows, dtype: torch.dtype) -> Layout:
     positions: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
+    places: list[int] = []
     supervised = rows.supervised().tolist()
     labels, attended = rows.labels.tolist(), rows.attention_mask.tolist()
     for r, row in enumerate(rows.input_ids.tolist()):
@@ -168,6 +185,7 @@ def trie(rows: Rows, dtype: torch.dtype) -> Layout:
                 parents.append(node)
                 tokens.append(token)
                 depths.append(depth)
+                places.append(r * len(row) + t)
             node, depth = nodes[key], depth + 1
 
     ancestors = torch.zeros(len(parents), len(parents), dtype=torch.bool)
@@ -186,5 +204,6 @@ def trie(rows: Rows, dtype: torch.dtype) -> Layout:
         torch.tensor(positions, dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
         torch.tensor(owners, dtype=torch.long, device=device),
+        torch.tensor(places, dtype=torch.long, device=device),
         len(tokens),
     )

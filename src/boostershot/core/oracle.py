@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from boostershot.core.batch import Layout, Rows, padded
 from boostershot.core.losses import lay_out, text_config, token_losses
+from boostershot.core.lower import Lower
 from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector, excursion
 
@@ -39,6 +40,7 @@ class Oracle:
         autocast: gives the context in which a forward pass runs.
         state: numbers that a defence keeps between steps, JSON-able, saved in the checkpoint.
         tensors: the same for tensors, by name.
+        lower: layers that are passed over in all passes of the step, if any; none may read their hidden states then.
 
     Raises:
         ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1.
@@ -51,6 +53,7 @@ class Oracle:
     autocast: Callable[[], AbstractContextManager] = nullcontext
     state: dict = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    lower: Lower | None = None
 
     def __post_init__(self) -> None:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
@@ -105,7 +108,7 @@ class Oracle:
                     suspects.extend(micro.ids)
                 value += part.item()
             gradient = collected()
-        return self._finite(Step(self._summed(value), self._reduced(gradient)), suspects or rows.ids)
+        return self._finite(Step(self._summed(value), self._reduced(gradient)), suspects or rows.ids, rows.share)
 
     def loss(self, rows: Rows, loss: TokenLoss | None = None) -> float:
         """The mean loss alone, as in `gradient`, and with its errors."""
@@ -115,7 +118,7 @@ class Oracle:
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
                     value += (loss(self.model, self._lay_out(micro)).sum() / supervised).item()
-        return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD).loss
+        return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD * rows.share).loss
 
     def hessian_times(self, rows: Rows, direction: Vector) -> Vector:
         """The Hessian of the mean loss at these weights times a vector, by double backward.
@@ -146,7 +149,7 @@ class Oracle:
                         raise _no_second_derivative(self.model, str(error).splitlines()[0]) from None
                     raise
             product = self._reduced(collected())
-        self.passes += 2
+        self.passes += 2 * rows.share
         return self._finite(Step(0.0, product), rows.ids, passes=0).gradient
 
     # --- gradients that several parts of a composition read ---------------------------------------------------
@@ -162,6 +165,15 @@ class Oracle:
             yield
         finally:
             self._uses, self._kept = None, {}
+
+    @contextmanager
+    def sharing_nothing(self) -> Iterator[None]:
+        """Within, `shared_gradient` is `gradient`: for a part whose uses no `sharing` counts."""
+        uses, self._uses = self._uses, None
+        try:
+            yield
+        finally:
+            self._uses = uses
 
     def shared_gradient(self, batch: Batch, role: str) -> Step:
         """`gradient` of a role's rows; at the home weights it is computed once and kept while others will ask."""
@@ -257,7 +269,7 @@ class Oracle:
                 raise ValueError(f"{type(self.model).__name__} did not run all of its {len(modules)} blocks")
             parts.extend(torch.autograd.grad(loss, [outputs[k] for k in range(len(modules))]))
             value += loss.item()
-        return self._finite(Step(self._summed(value), Vector(tuple(parts))), rows.ids)
+        return self._finite(Step(self._summed(value), Vector(tuple(parts))), rows.ids, rows.share)
 
     @contextmanager
     def nudged(self, modules: Sequence[nn.Module], direction: Vector, by: float) -> Iterator[None]:
@@ -351,6 +363,8 @@ class Oracle:
         rows = rows.to(self.params[0].device)
         layout = padded(rows) if in_rows else lay_out(self.model, rows)
         self.tokens += layout.tokens
+        if self.lower is not None:
+            self.lower.enter(rows, layout)
         return layout
 
     @contextmanager

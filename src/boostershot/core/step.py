@@ -18,6 +18,7 @@ class Batch:
     is steered by measurement. A defence takes the roles that it needs.
 
     A role's rows are cut, in order, into `parts[role]` batches of even size; all that read one batch read the first.
+    Of each batch, the first `shares[role]` of the rows are read; all where nothing is said.
     """
 
     align: Rows | None = None
@@ -26,6 +27,7 @@ class Batch:
     general: Rows | None = None
     dev: Rows | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
     _cut: dict[tuple[str, int], list[Rows]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def need(self, role: str) -> Rows:
@@ -45,14 +47,14 @@ class Batch:
         rows: Rows | None = getattr(self, role)
         if rows is None:
             raise ValueError(f"this defence needs {role} rows, and the batch has none")
-        parts = max(n, self.parts.get(role, 1))
+        parts, share = max(n, self.parts.get(role, 1)), self.shares.get(role, 1.0)
         if parts == 1:
-            return [rows]
+            return [rows if share == 1 else rows.first(share)]
         if len(rows) < parts:
             raise ValueError(f"this defence reads {parts} batches of {role} rows, and there are {len(rows)} rows")
         if (role, parts) not in self._cut:
             self._cut[role, parts] = rows.cut(parts)
-        return self._cut[role, parts][:n]
+        return [one if share == 1 else one.first(share) for one in self._cut[role, parts][:n]]
 
 
 class Step:

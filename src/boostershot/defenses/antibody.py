@@ -8,7 +8,7 @@ from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
 from boostershot.defenses.attacked import attacked
-from boostershot.defenses.defense import Cost, Defense, check, most
+from boostershot.defenses.defense import Cost, Defense, check, check_at_home, most
 from boostershot.defenses.length import ALPHA, ALPHA_PER_WEIGHT, check_length, length
 from boostershot.defenses.sft import SFT
 
@@ -64,6 +64,8 @@ class Antibody(Defense):
     def __post_init__(self) -> None:
         check("antibody", xi=self.xi, lam_max=self.lam_max, lam=self.lam, lam_refuse=self.lam_refuse)
         check_length("antibody", self.alpha, self.alpha_per_weight)
+        if self.lam_refuse:
+            check_at_home("antibody", self.align)
 
     @property
     def cost(self) -> Cost:

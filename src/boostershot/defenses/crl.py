@@ -124,6 +124,11 @@ class CRL(Regularizer):
         if self.active:
             decoder_layers(model)
 
+    @property
+    def reads_layers(self) -> bool:
+        """The term reads layers' outputs."""
+        return self.active
+
     def term_reads(self) -> dict[str, int]:
         """Harmful rows and benign text."""
         return {

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -25,12 +25,14 @@ class Cost:
         own: forward-backward passes over a batch; a forward alone is a third. An average, where steps differ.
         shared: roles whose plain gradient at w is read, and how often: each is computed once.
         memory: tensors of the trainable weights' size, at the peak, beyond the gradient that any training has.
+        kept: how many of them stay from step to step.
         activations: further memory in words, for the methods that keep activations.
     """
 
     own: float = 0
     shared: Mapping[str, int] = field(default_factory=dict)
     memory: float = 0
+    kept: float = 0
     activations: str = ""
 
     @property
@@ -49,10 +51,12 @@ class Cost:
         The first one's gradient waits for the second; a gradient that both read is copied for the second.
         """
         words = "; ".join(dict.fromkeys(text for text in (self.activations, other.activations) if text))
+        first = self.memory + len(self.shared.keys() & other.shared.keys()) + other.kept
         return Cost(
             self.own + other.own,
             Counter(self.shared) + Counter(other.shared),
-            max(self.memory + len(self.shared.keys() & other.shared.keys()), 1 + other.memory),
+            max(first, 1 + self.kept + other.memory),
+            self.kept + other.kept,
             words,
         )
 
@@ -92,6 +96,21 @@ class Defense(ABC):
         align = getattr(self, "align", None)
         return align.answers() if isinstance(align, Defense) else self.align_answers
 
+    @property
+    def reads_layers(self) -> bool:
+        """Does it read or change hidden states, beside taking gradients of losses? Then all layers must run."""
+        return False
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Does it keep a gradient at w from step to step, which would be wrong where its step is taken elsewhere?"""
+        return False
+
+    def exact(self) -> Defense:
+        """The same objective, computed without the approximations of this defence and of those within."""
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return dataclasses.replace(self, **{name: _exactly(value) for name, value in fields.items()})  # type: ignore[type-var]
+
     def needs(self) -> frozenset[str]:
         """The kinds of rows that must be there: those that a step reads, and those that its rows are made of."""
         return frozenset(self.reads()) | ({"general"} if self.answers() == "unrelated" else set())
@@ -107,10 +126,14 @@ class Regularizer(Defense):
     def active(self) -> bool:
         """Does the term count? Without it, the step is `align`'s."""
 
+    def due(self, step: int) -> bool:
+        """Does the term count in this optimiser step?"""
+        return self.active
+
     @property
     @abstractmethod
     def term_cost(self) -> Cost:
-        """What the term costs."""
+        """What the term costs, on average over steps."""
 
     @abstractmethod
     def term_reads(self) -> dict[str, int]:
@@ -118,7 +141,7 @@ class Regularizer(Defense):
 
     @abstractmethod
     def term(self, oracle: Oracle, batch: Batch) -> Step:
-        """The term, weighted."""
+        """The term, weighted, of a step in which it is due."""
 
     @property
     def cost(self) -> Cost:
@@ -131,7 +154,7 @@ class Regularizer(Defense):
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """`align` plus the term, which comes first: `align` then runs beside one gradient."""
-        if not self.active:
+        if not self.due(oracle.step):
             return self.align.step(oracle, batch)
         with oracle.sharing(self.cost.shared):
             term = self.term(oracle, batch)
@@ -150,10 +173,27 @@ def within(defense: Defense) -> list[Defense]:
     return [one for part in parts(defense) for one in (part, *within(part))]
 
 
+def _exactly(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {label: _exactly(one) for label, one in value.items()}
+    return value.exact() if isinstance(value, Defense) else value
+
+
+def reader_of_layers(defense: Defense) -> str | None:
+    """The name of the first defence, of this one and those within, that reads all layers."""
+    return next((type(one).__name__.lower() for one in (defense, *within(defense)) if one.reads_layers), None)
+
+
 def most(*reads: Mapping[str, int]) -> dict[str, int]:
     """For each role, the most batches that one of several readers reads."""
     roles = sorted({role for each in reads for role in each})
     return {role: max(each.get(role, 0) for each in reads) for role in roles}
+
+
+def check_at_home(method: str, align: Defense) -> None:
+    """Raises ValueError if `align`, whose step the method takes at other weights too, keeps a gradient at w."""
+    if any(one.keeps_gradients for one in (align, *within(align))):
+        raise ValueError(f"{method}: align has reuse above 1, and {method} takes its step at other weights too")
 
 
 def check(method: str, **values: float | None) -> None:

@@ -28,6 +28,11 @@ class Finishing(Defense):
     align: Defense
 
     @property
+    def reads_layers(self) -> bool:
+        """What follows the alignment is of the whole model."""
+        return True
+
+    @property
     def cost(self) -> Cost:
         """That of `align`."""
         return self.align.cost

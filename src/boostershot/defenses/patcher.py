@@ -14,7 +14,7 @@ from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector
 from boostershot.defenses.about import ALIGN, About, HyperParameter
 from boostershot.defenses.attacker import Attacker, Optimizer
-from boostershot.defenses.defense import Cost, Defense, check, check_count, most
+from boostershot.defenses.defense import Cost, Defense, check, check_at_home, check_count, most
 from boostershot.defenses.sft import SFT
 
 
@@ -101,6 +101,8 @@ class Patcher(Defense):
             raise ValueError("patcher: lr begins at 0; expected a range above 0")
         if not self.optimizers:
             raise ValueError("patcher: optimizers is empty; expected at least one")
+        if self.mix:
+            check_at_home("patcher", self.align)
 
     @property
     def cost(self) -> Cost:

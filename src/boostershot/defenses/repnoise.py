@@ -88,6 +88,11 @@ class RepNoise(Regularizer):
         if self.active:
             _ = mlp_blocks(model) if self.beta else decoder_layers(model)
 
+    @property
+    def reads_layers(self) -> bool:
+        """Both terms read all layers."""
+        return self.active
+
     def term_reads(self) -> dict[str, int]:
         """Harmful answers to the prompts of the safe ones."""
         return {"align": 1, "paired": 1}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
-from boostershot.defenses.defense import Cost, Defense, check
+from boostershot.defenses.defense import Cost, Defense, check, check_at_home
 from boostershot.defenses.length import length
 from boostershot.defenses.sft import SFT
 
@@ -55,6 +55,7 @@ class SAM(Defense):
         if (self.rho is None) == (self.rho_per_weight is None):
             raise ValueError("sam takes exactly one of rho and rho_per_weight")
         check("sam", rho=self.rho, rho_per_weight=self.rho_per_weight)
+        check_at_home("sam", self.align)
 
     @property
     def cost(self) -> Cost:

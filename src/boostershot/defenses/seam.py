@@ -93,6 +93,11 @@ class SEAM(Regularizer):
         if self.unlearn:
             decoder_layers(model)
 
+    @property
+    def reads_layers(self) -> bool:
+        """What is unlearnt is the loss at all depths."""
+        return self.unlearn > 0
+
     def term_reads(self) -> dict[str, int]:
         """Harmful rows, and general text for the gradient to oppose."""
         return {"harmful": 1, **({"general": 1} if self.beta else {})}

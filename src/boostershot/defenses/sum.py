@@ -75,6 +75,10 @@ class Sum(Regularizer):
         found = [(self.weights.get(label, 1.0), term) for label, term in self.terms.items()]
         return [(weight, term) for weight, term in found if isinstance(term, Regularizer) and term.active and weight]
 
+    def due(self, step: int) -> bool:
+        """Does any term count in this step?"""
+        return any(term.due(step) for _, term in self._parts())
+
     @property
     def active(self) -> bool:
         """Does any term count?"""
@@ -95,7 +99,7 @@ class Sum(Regularizer):
 
     def term(self, oracle: Oracle, batch: Batch) -> Step:
         """The weighted sum."""
-        (weight, first), *rest = self._parts()
+        (weight, first), *rest = [part for part in self._parts() if part[1].due(oracle.step)]
         total = weight * first.term(oracle, batch)
         for weight, term in rest:
             total = total + weight * term.term(oracle, batch)

@@ -66,6 +66,11 @@ class TVaccine(Defense):
         """Two passes, and one over a harmful row now and then."""
         return Cost(own=2 + 1 / self.importance_every, activations="one tensor of each sampled attention output")
 
+    @property
+    def reads_layers(self) -> bool:
+        """The perturbation is of any layers' outputs."""
+        return True
+
     def reads(self) -> dict[str, int]:
         """Safe answers, and harmful rows for the shares."""
         return {"align": 1, "harmful": 1}

@@ -153,6 +153,11 @@ class TAR(Regularizer):
         if self.retain:
             decoder_layers(model)
 
+    @property
+    def reads_layers(self) -> bool:
+        """What is retained is all layers' outputs."""
+        return self.retain > 0
+
     def term_reads(self) -> dict[str, int]:
         """Harmful rows for the attacker and for T, and general rows for what is to be retained."""
         harmful = {"harmful": self.steps + 1 if self.inner == "fresh" else 1}

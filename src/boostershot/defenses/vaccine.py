@@ -51,6 +51,11 @@ class Vaccine(Defense):
             return Cost(shared={"align": 1})
         return Cost(own=2, activations="one tensor of each attention output of the batch")
 
+    @property
+    def reads_layers(self) -> bool:
+        """The perturbation is of all layers' outputs."""
+        return self.rho > 0
+
     def reads(self) -> dict[str, int]:
         """Safe answers."""
         return {"align": 1}

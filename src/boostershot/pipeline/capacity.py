@@ -171,7 +171,7 @@ def stages(recipe: Recipe, config: PretrainedConfig) -> Iterator[Stage]:
     recipe = recipe.scaled()
     work, seeds = Work(recipe), len(recipe.seeds)
     settings = recipe.immunize
-    aligned = Footprint(config, settings.lora.model_dump() if settings.lora else None)
+    aligned = Footprint(config, settings.adapter())
     scored = 1
     for label, given in recipe.defenses.items():
         defense = build_defense(given, f"defenses.{label}")

@@ -159,7 +159,8 @@ class Footprint:
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-                return model if self.lora is None else attach_lora(model, self.lora)
+                whole = {} if layers is None else {"first_layer": 0}  # a dry step's few layers are all trained
+                return model if self.lora is None else attach_lora(model, {**self.lora, **whole})
         except (ValueError, KeyError) as error:
             raise InputError(f"a plan of {config.model_type}: {str(error).strip().splitlines()[0]}") from error
 
@@ -224,7 +225,8 @@ def _trie_of_strangers(tokens: int, supervised: int) -> Layout:
         "attention_mask": torch.zeros(1, 1, tokens, tokens),
     }
     several = torch.zeros(supervised, dtype=torch.long)
-    return Layout(inputs, several, torch.zeros_like(several), torch.zeros_like(several), tokens)
+    zeros = torch.zeros_like(several)
+    return Layout(inputs, several, zeros, zeros, zeros, tokens)
 
 
 class LiveBytes(TorchDispatchMode):

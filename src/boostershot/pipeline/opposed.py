@@ -20,8 +20,9 @@ def term_of(defense: Defense) -> Term | None:
 
     A regulariser's is its term, and those of what it aligns by; that of a defence which changes f itself (Vaccine, SAM)
     is its step less SFT's on the same rows. Of a defence with further stages after the alignment, the alignment's.
+    Approximations of it are the defender's to save time: what is opposed is the exact term.
     """
-    alignment, _ = stages_of(defense)
+    alignment, _ = stages_of(defense.exact())
     if isinstance(alignment, SFT):
         return None
     if not isinstance(alignment, Regularizer):
@@ -36,7 +37,7 @@ def term_of(defense: Defense) -> Term | None:
 
 def passes_of(defense: Defense) -> float:
     """Forward-backward passes over a batch that its term takes in an attacker's step."""
-    alignment, _ = stages_of(defense)
+    alignment, _ = stages_of(defense.exact())
     if isinstance(alignment, SFT):
         return 0
     if not isinstance(alignment, Regularizer):

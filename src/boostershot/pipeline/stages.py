@@ -218,6 +218,7 @@ class Stages:
             args = ImmunizeArguments(
                 output_dir=str(folder / "checkpoints"),
                 lora=settings.lora.model_dump() if settings.lora else None,
+                cached_layers=settings.cached_layers,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
                 **training_arguments(settings, seed),
             )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import TrainingArguments
 from transformers.modeling_utils import PreTrainedModel
+
+from boostershot.core.blocks import decoder_layers
+from boostershot.errors import InputError
 
 
 @dataclass
@@ -18,10 +22,14 @@ class ImmunizeArguments(TrainingArguments):
         micro_batch_size: rows in one forward pass, the memory knob; None takes the whole batch. The gradient does
             not depend on it, so `gradient_accumulation_steps` stays 1.
         lora: `dict(rank, alpha, dropout, targets)` of a fresh adapter, or None to train the model as it is.
+        cached_layers: how many of the lowest decoder layers get no adapter; what they give for each row is computed
+            once and read from `output_dir` until the training ends. The gradient is that of the same adapter without
+            a cache.
 
     Raises:
         ValueError: a setting under which a defence would not be what it says: gradient accumulation, fp16 loss
-            scaling, DeepSpeed, FSDP, several GPUs in one process.
+            scaling, DeepSpeed, FSDP, several GPUs in one process; or cached layers without an adapter or in several
+            processes.
     """
 
     output_dir: str = field(default="immunized")  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -33,6 +41,7 @@ class ImmunizeArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False)
     micro_batch_size: int | None = field(default=None)
     lora: dict[str, Any] | None = field(default_factory=lambda: dict(DEFAULT_LORA))
+    cached_layers: int = field(default=0)
 
     def __post_init__(self) -> None:
         if self.gradient_accumulation_steps != 1:
@@ -46,10 +55,18 @@ class ImmunizeArguments(TrainingArguments):
             raise ValueError("DeepSpeed and FSDP are not supported; use one process or DistributedDataParallel")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more")
+        if self.cached_layers < 0:
+            raise ValueError(f"cached_layers is {self.cached_layers}; expected 0 or more")
+        if self.cached_layers and self.lora is None:
+            raise ValueError("cached_layers is given and lora is None; expected an adapter on the layers above")
+        if self.cached_layers and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):  # loses gradients
+            raise ValueError("cached_layers is given and use_reentrant is true; expected use_reentrant: false")
         super().__post_init__()  # last: it fails in its own words where DeepSpeed is asked for and not installed
+        if self.cached_layers and self.world_size > 1:
+            raise ValueError(f"cached_layers works in one process; there are {self.world_size}")
 
 
-DEFAULT_LORA: dict[str, Any] = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
+DEFAULT_LORA: dict[str, Any] = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear", "first_layer": 0}
 
 
 def attach_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PeftModel:
@@ -57,7 +74,11 @@ def attach_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PeftModel:
 
     Args:
         model: the base model; its weights are frozen.
-        lora: `rank`, `alpha` (the adapter's scale is alpha / rank), `dropout`, `targets` ("all-linear" or names).
+        lora: `rank`, `alpha` (the adapter's scale is alpha / rank), `dropout`, `targets` ("all-linear" or names),
+            `first_layer` (the lowest decoder layer that gets one; 0 if not given).
+
+    Raises:
+        InputError: the model has no such decoder layer.
     """
     values = {**DEFAULT_LORA, **lora}
     config = LoraConfig(
@@ -66,5 +87,16 @@ def attach_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PeftModel:
         lora_alpha=values["alpha"],
         lora_dropout=values["dropout"],
         target_modules=values["targets"],
+        exclude_modules=_within_layers_below(model, values["first_layer"]) if values["first_layer"] else None,
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _within_layers_below(model: PreTrainedModel, first: int) -> str:
+    """A pattern of the names of all modules within the decoder layers below this one."""
+    layers = decoder_layers(model)
+    if first >= len(layers):
+        raise InputError(f"cached_layers is {first}; expected fewer than this model's {len(layers)} layers")
+    below = {id(layer) for layer in layers[:first]}
+    names = [re.escape(name) for name, module in model.named_modules() if id(module) in below]
+    return rf"({'|'.join(names)})\..*"

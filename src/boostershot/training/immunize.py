@@ -13,7 +13,7 @@ from transformers.trainer_utils import set_seed
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt, harmful_prompts
 from boostershot.data.unrelated import unrelated_answers
-from boostershot.defenses.defense import Defense
+from boostershot.defenses.defense import Defense, reader_of_layers
 from boostershot.defenses.finishing import stages_of
 from boostershot.errors import InputError
 from boostershot.training.arguments import ImmunizeArguments, attach_lora
@@ -56,11 +56,14 @@ def immunize(
         callbacks: further `TrainerCallback`s.
 
     Raises:
-        InputError: a row is bad, or the defence needs rows of a kind and there are none.
+        InputError: a row is bad, the defence needs rows of a kind and there are none, or layers are to be cached and
+            the defence reads them or the model cannot be started above them.
         ValueError: a stage that follows an alignment is a part of another defence.
         NonFiniteError: a loss or gradient is not finite; names the rows.
     """
     alignment, stages = stages_of(defense)
+    if args.cached_layers and (reader := reader_of_layers(defense)):
+        raise InputError(f"cached_layers is {args.cached_layers}; {reader} needs all layers, expected 0")
     reads = alignment.reads()
     need_rejected = "paired" in reads or ("harmful" in reads and not harmful)
     rows = _preference_rows(dataset, need_rejected=need_rejected)
@@ -79,7 +82,7 @@ def immunize(
         return RolesDataset({role: tokenized[role] for role in sorted(batches)}, args.seed, batches)
 
     if args.lora is not None:
-        model = attach_lora(model, args.lora)  # type: ignore[assignment]
+        model = attach_lora(model, {**args.lora, "first_layer": args.cached_layers})  # type: ignore[assignment]
 
     def align() -> Any:
         return train(model, alignment, args, rows_read(reads), tokenizer, callbacks)

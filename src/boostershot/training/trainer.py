@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from boostershot.core.lower import Lower
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
+from boostershot.training.lower import kept_below
 
 TENSORS = "defense.safetensors"  # beside a checkpoint's weights
+LOWER = "lower"  # beside the checkpoints: what cached layers give, while the training lasts
 
 
 def train(
@@ -34,14 +39,20 @@ def train(
     """The model trained with `defense`, from the last whole checkpoint in `args.output_dir` on.
 
     Raises:
-        InputError: that checkpoint is of another training.
+        InputError: that checkpoint is of another training, or the model cannot be started above its cached layers.
     """
     facts = training_facts(defense, rows.facts(), model, args)
     trainer = DefenseTrainer(model, defense, args, rows, processing_class, [MarkWhole(facts), *callbacks])
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
     checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
+    kept = Path(str(args.output_dir)) / LOWER
+    if args.cached_layers:
+        read = [row for some in rows.roles.values() for row in some]
+        autocast = trainer.accelerator.autocast
+        trainer.lower = kept_below(model, args.cached_layers, read, kept, args.micro_batch_size, autocast)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    shutil.rmtree(kept, ignore_errors=True)
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
@@ -84,6 +95,7 @@ class DefenseTrainer(Trainer):
         )
         self.defense = defense
         self.tensors: dict[str, Tensor] = {}  # what it keeps between steps, beside the numbers of DefenseState
+        self.lower: Lower | None = None  # layers that do not run in a step
         self.latest: dict[str, float] = {}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -98,9 +110,11 @@ class DefenseTrainer(Trainer):
             autocast=self.accelerator.autocast,  # type: ignore[arg-type]
             state=self._defense_state().values,
             tensors=self.tensors,
+            lower=self.lower,
         )
         batch = {role: rows_of(rows) for role, rows in self._prepare_inputs(inputs).items()}  # type: ignore[arg-type]
-        step = self.defense.step(oracle, Batch(**batch, parts=self.defense.reads()))
+        with self.lower.skipped() if self.lower else nullcontext():
+            step = self.defense.step(oracle, Batch(**batch, parts=self.defense.reads()))
         for name, param, gradient in zip(oracle.names, oracle.params, step.gradient.tensors(), strict=True):
             param.grad = None if name in oracle.untouched else gradient  # the optimiser skips None
         seconds = time.perf_counter() - started
