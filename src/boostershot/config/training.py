@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from boostershot.config.errors import at_key
 from boostershot.config.section import Section, part_of
@@ -78,6 +78,8 @@ class Immunize(Training):
 
     lora: Lora | None = Lora()
     """null trains all weights."""
+    bf16: StrictBool = False
+    """Arithmetic in bfloat16 (autocast), and with LoRA the frozen weights too; what is trained stays float32."""
 
     def scaled(self, scale: float, rows: int | None, fewer: int | None) -> Immunize:
         """The same with that fraction of the steps, on `fewer` of the rows."""

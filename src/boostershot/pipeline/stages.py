@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from boostershot.config import Recipe, build_defense, build_judge
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
@@ -31,7 +33,7 @@ from boostershot.pipeline.artifacts import (
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.progress import Reporter, StepsBar
-from boostershot.pipeline.settings import training_arguments
+from boostershot.pipeline.settings import speed_arguments, training_arguments
 from boostershot.pipeline.store import Store, told
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.card import write_card
@@ -210,6 +212,8 @@ class Stages:
             rows = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
             dev = [HarmfulPrompt(**row) for row in read_jsonl(steering / "rows.jsonl")] if steering else []
             model, tokenizer = load_base(self.recipe.model.id)
+            if settings.bf16 and settings.lora:
+                model = model.to(torch.bfloat16)  # frozen; autocast alone would keep a second copy for the backward
             form = Format.choose(tokenizer, self.recipe.model.template)
             general = form.fitting(self.data.general, self.recipe.data.max_length) if "general" in needs else []
             cost = Cost()
@@ -217,6 +221,8 @@ class Stages:
                 output_dir=str(folder / "checkpoints"),
                 lora=settings.lora.model_dump() if settings.lora else None,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
+                bf16=settings.bf16,
+                **speed_arguments(self.recipe.runtime),
                 **training_arguments(settings, seed),
             )
             steps = settings.steps_over(len(rows))

@@ -18,6 +18,7 @@ from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.compiled import compiled
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 
 TENSORS = "defense.safetensors"  # beside a checkpoint's weights
@@ -37,12 +38,13 @@ def train(
         InputError: that checkpoint is of another training.
     """
     facts = training_facts(defense, rows.facts(), model, args)
-    trainer = DefenseTrainer(model, defense, args, rows, processing_class, [MarkWhole(facts), *callbacks])
-    if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
     checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer.accelerator.unwrap_model(trainer.model)
+    with compiled(model, args) as stock:
+        trainer = DefenseTrainer(model, defense, stock, rows, processing_class, [MarkWhole(facts), *callbacks])
+        if args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # computes as it did before
 
 
 class DefenseState(TrainerCallback, ExportableState):
