@@ -123,13 +123,16 @@ def test_the_command_compares_prints_and_says_so(work, monkeypatch, tmp_path, ca
         assert capsys.readouterr().out.startswith("REGRESSION" if code else "ok")
 
 
-def test_operations_are_those_that_torch_counts(work):
-    model = attach_lora(tiny_llama(320, std=0.2), {"rank": 4}).train()
+@pytest.mark.parametrize(("lora", "off"), [(True, 0.05), (False, 0.0)], ids=["lora", "full"])
+def test_operations_are_those_that_torch_counts(lora, off):
+    # With LoRA the first layer's frozen matrices need no gradient for their input, which the formula does not know.
+    model = tiny_llama(320, std=0.2)
+    model = attach_lora(model, {"rank": 4}).train() if lora else model.train()
     model.set_attn_implementation("eager")  # torch's counter does not know the fused attention of processors
+    Oracle(model).gradient(rows(1))  # the trial whether it reads tries is not counted
     with FlopCounterMode(display=False) as counter:
-        Oracle(model).gradient(work.align[0])
-    # The first layer's frozen matrices need no gradient for their input, which the formula does not know.
-    assert machine.step_flops(model, work.align[0]) == pytest.approx(counter.get_total_flops(), rel=0.1)
+        Oracle(model).gradient(rows(1))
+    assert machine.step_flops(model, rows(1)) == pytest.approx(counter.get_total_flops(), rel=off, abs=0)
 
 
 def test_exponents_are_those_of_power_laws():
