@@ -183,8 +183,9 @@ def test_every_section_runs_and_is_told(work, tmp_path):
         assert len([tag for tag in drawn if tag.tag.endswith("circle")]) == 2 * 3
 
 
-def test_what_is_not_measured_is_said():
+def test_what_is_not_measured_is_said_and_the_page_is_of_what_is_stored():
     assert page({}).count("Not measured yet") == len(INTRODUCTIONS)
+    assert (command.DOCS / "engine.md").read_text(encoding="utf-8") == page(command.stored())
 
 
 def test_growth_is_seen_in_both_figures():

@@ -50,8 +50,9 @@ Over SFT's step on the same tokens; where a step's work differs from step to ste
 
 A Booster step under each option alone. bf16 is autocast with the frozen weights in bfloat16; torch.compile compiles the
 decoder layers, and the compilation itself is not timed. Bytes are those of all tensors that live at the peak of the
-step, the weights left out. *Gradient off by* is |difference| / |gradient| against the default: Booster's bracket is the
-difference of two nearly equal gradients, so what rounds them off counts for more than in an SFT step.""",
+step, the weights left out. *Gradient off by* is |difference| / |gradient| against the default, in the first step of an
+alignment: Booster's bracket is the difference of two nearly equal gradients, so what rounds them off counts for more
+than in an SFT step.""",
     "growth": """## How a step grows
 
 A Booster step of a small random Llama (4 layers of width 256, 8 rows of 32 tokens, LoRA of rank 16, 4,096 tokens in

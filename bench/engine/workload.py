@@ -69,12 +69,14 @@ class Workload:
 
 @contextmanager
 def answering(model: Any) -> Iterator[None]:
-    """Within, the model is in eval mode and nothing is recorded for a backward pass."""
+    """Within, the model is as an evaluation has it: in eval mode, without gradients, its adapter merged."""
     model.eval()
+    model.merge_adapter()
     try:
         with torch.no_grad():
             yield
     finally:
+        model.unmerge_adapter()
         model.train()
 
 
