@@ -21,7 +21,7 @@ from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
-from boostershot.models import Layer, load_base, model_fingerprint
+from boostershot.models import DEVICE, Layer, load_base, model_fingerprint
 from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
     finished,
@@ -213,7 +213,7 @@ class Stages:
             dev = [HarmfulPrompt(**row) for row in read_jsonl(steering / "rows.jsonl")] if steering else []
             model, tokenizer = load_base(self.recipe.model.id)
             if settings.bf16 and settings.lora:
-                model = model.to(torch.bfloat16)  # frozen; autocast alone would keep a second copy for the backward
+                model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] - frozen; autocast alone would keep a second copy for the backward
             form = Format.choose(tokenizer, self.recipe.model.template)
             general = form.fitting(self.data.general, self.recipe.data.max_length) if "general" in needs else []
             cost = Cost()
@@ -222,6 +222,7 @@ class Stages:
                 lora=settings.lora.model_dump() if settings.lora else None,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
                 bf16=settings.bf16,
+                use_cpu=DEVICE.type == "cpu",  # which must be said for bf16
                 **speed_arguments(self.recipe.runtime),
                 **training_arguments(settings, seed),
             )
