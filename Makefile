@@ -6,6 +6,8 @@
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes)
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
 # make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (hours; resumes)
+# make bench       time and memory of the engine as ratios (docs/engine.md; 20 minutes); SECTIONS="steps growth" for some
+# make bench-check hold a quick run against those ratios: 1 if one is a regression (2 minutes)
 # make bench-generation  time an evaluation's answers against one prompt at a time (docs/generation.md; minutes)
 # make clean   remove .venv and caches; results in runs/ stay
 #
@@ -20,7 +22,7 @@ BIN := $(VENV)/bin
 BOTH := $(VENV)/integrations
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo test faults test-integrations lint search-defenses bench-defenses bench-recipes bench-generation clean
+.PHONY: help demo test faults test-integrations lint search-defenses bench bench-check bench-defenses bench-recipes bench-generation clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -47,6 +49,12 @@ search-defenses: $(VENV)/stamp-demo
 
 bench-defenses: $(VENV)/stamp-demo
 	$(BIN)/python bench/defenses.py table $(SET)
+
+bench: $(VENV)/stamp-demo
+	PYTHONPATH=bench $(BIN)/python -m engine $(SECTIONS)
+
+bench-check: $(VENV)/stamp-demo
+	PYTHONPATH=bench $(BIN)/python -m engine check
 
 bench-generation: $(VENV)/stamp-demo
 	$(BIN)/python bench/generation.py

@@ -217,9 +217,11 @@ def plan(
     ] = "cpu",
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many of them.")] = 1,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="Frozen weights and arithmetic in bfloat16; recipes run in float32.")
-    ] = False,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="With activation checkpointing.")] = False,
+        bool | None, typer.Option(help="Frozen weights and arithmetic in bfloat16; as in the recipe if not given.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None, typer.Option(help="Activation checkpointing in training; as in the recipe if not given.")
+    ] = None,
     settings: Settings = None,
     scale: Scale = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
@@ -231,7 +233,7 @@ def plan(
     from boostershot.pipeline import capacity, capacity_text, devices, footprint
 
     known, config = devices.device(device), footprint.read_config(chosen.model.id)
-    plans = capacity.plan(chosen, config, known, count, "bfloat16" if bf16 else "float32", checkpointing)
+    plans = capacity.plan(chosen, config, known, count, bf16, checkpointing)
     if as_json:
         print(json.dumps([planned.to_dict() for planned in plans], indent=2))
     else:

@@ -12,9 +12,9 @@ from boostershot.cli import call
 from boostershot.config import load_recipe
 from boostershot.defenses import DEFENSES
 from boostershot.pipeline import capacity
-from boostershot.pipeline.capacity import DOUBLE_BACKWARD, KEPT, Planned, Setting, Stage, stages
+from boostershot.pipeline.capacity import DOUBLE_BACKWARD, KEPT, Planned, Setting, Stage, plan, stages
 from boostershot.pipeline.devices import GIB, TABLE, device
-from boostershot.pipeline.footprint import Footprint, LiveBytes
+from boostershot.pipeline.footprint import Footprint, LiveBytes, read_config
 from boostershot.training.arguments import attach_lora
 from tiny import tiny_llama
 
@@ -162,6 +162,29 @@ def test_the_command_needs_the_config_alone(recipe_of_a_bare_config, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["stage"] for row in found][:2] == ["immunise: sft", "immunise: booster"]
     assert all(row["fits"] and row["seconds"] > 0 for row in found)
+
+
+def test_without_flags_the_plan_is_of_what_the_recipe_says(recipe_of_a_bare_config, capsys):
+    said = ["immunize.bf16=true", "runtime.checkpointing=true"]
+    recipe = load_recipe("quickstart", [recipe_of_a_bare_config[2], *said])
+
+    def planned(**flags):
+        config = read_config(recipe.model.id)
+        return {one.stage.what: one.setting for one in plan(recipe, config, device("a100-40g"), **flags)}
+
+    asis = planned()
+    aligned = {what for what in asis if what.startswith("immunise")}
+    assert {what for what, setting in asis.items() if setting.precision == "bfloat16"} == aligned
+    assert all(setting.checkpointing == (what != "evaluate") for what, setting in asis.items())
+    assert all(setting.base == "float32" for setting in asis.values())
+    assert {setting.precision for setting in planned(bf16=True).values()} == {"bfloat16"}
+    assert not any(setting.checkpointing for setting in planned(checkpointing=False).values())
+    told = [part for setting in said for part in ("--set", setting)]
+    assert call(["plan", *recipe_of_a_bare_config, *told]) == 0
+    out = capsys.readouterr().out
+    assert "arithmetic in bfloat16 or float32" in out and out.count("\none device\n") == 1
+    assert call(["plan", *recipe_of_a_bare_config, *told, "--no-bf16"]) == 0
+    assert "arithmetic in float32;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

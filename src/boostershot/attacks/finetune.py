@@ -35,6 +35,7 @@ from boostershot.data.rows import Completion
 from boostershot.errors import InputError
 from boostershot.training.arguments import attach_lora
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept, training_facts
+from boostershot.training.compiled import compiled
 
 
 @dataclass
@@ -109,19 +110,20 @@ def attack(
         how = (attack, phase.moves, anchor, args.adapter, args.refactor, args.optimizer, mine.momentum)
         facts = training_facts(how, list(rows), model, mine)
         own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole(facts)]
-        trainer = TrieSFTTrainer(
-            model=model,
-            args=mine,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            callbacks=[*own, *callbacks],
-            extras=replace(extras, moves=phase.moves, first_step=done),
-        )
-        if args.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
         checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts, removing=args.should_save)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        with compiled(model, mine) as stock:
+            trainer = TrieSFTTrainer(
+                model=model,
+                args=stock,
+                train_dataset=rows,
+                processing_class=tokenizer,
+                callbacks=[*own, *callbacks],
+                extras=replace(extras, moves=phase.moves, first_step=done),
+            )
+            if args.disable_tqdm:
+                trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # computes as it did before
         done += steps
     refactored.undo()
     return model

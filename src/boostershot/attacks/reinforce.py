@@ -38,11 +38,16 @@ class ReinforceArguments(AttackerArguments, GRPOConfig):
 
     `per_device_train_batch_size` is the number of answers of one optimiser step, `max_steps` must be given. The number
     of answers to a prompt, their length and their temperature are the attack's.
+
+    Raises:
+        ValueError: `torch_compile` is asked for; it is not tried on a model that generates between its steps.
     """
 
     def __post_init__(self) -> None:
         self.num_generations = self.per_device_train_batch_size  # until the attack says its own
         super().__post_init__()
+        if self.torch_compile:
+            raise ValueError("torch_compile is not for reinforcement; leave it out")
 
 
 def reinforce(

@@ -11,7 +11,7 @@ from boostershot.config.build import (
 )
 from boostershot.config.data import AlignSource, Source, TaskSource
 from boostershot.config.properties import Generalization, Stability, Trainability
-from boostershot.config.recipe import Recipe, load_recipe, parse_recipe
+from boostershot.config.recipe import Recipe, Runtime, load_recipe, parse_recipe
 from boostershot.config.training import Lora, Training
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Generalization",
     "Lora",
     "Recipe",
+    "Runtime",
     "Source",
     "Stability",
     "TaskSource",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationError, WithJsonSchema, model_validator
 
 from boostershot.config.attacks import AttackSettings
 from boostershot.config.build import build_defense, describe_defense, describe_judges, describe_preference
@@ -51,6 +51,11 @@ class Runtime(Section):
     """Of torch, for each stage; processes do not divide them. null leaves torch's own choice."""
     micro_batch_size: Count | None = None
     """Rows in one forward pass of training, the memory knob; null is the whole batch."""
+    checkpointing: StrictBool = False
+    """Activations of a layer are computed again for its backward pass, for less memory and a third more time; in the
+    alignment and in the attacks that fine-tune."""
+    compile: StrictBool = False
+    """The decoder layers of the same trainings are compiled (torch.compile); the same numbers up to rounding."""
     generation_batch_size: Count = 32
     generator: Literal["transformers", "vllm"] = "transformers"
     """What answers the prompts that are scored; vllm is an extra, for GPUs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from boostershot.config.errors import at_key
 from boostershot.config.section import Section, part_of
@@ -78,6 +78,8 @@ class Immunize(Training):
 
     lora: Lora | None = Lora()
     """null trains all weights."""
+    bf16: StrictBool = False
+    """Arithmetic in bfloat16 (autocast), and with LoRA the frozen weights too; what is trained stays float32."""
     cached_layers: Annotated[Whole, Field(ge=0)] = 0
     """So many of the lowest decoder layers get no adapter; what they give for a row is computed once, kept on disk."""
 

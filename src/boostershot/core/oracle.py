@@ -123,7 +123,8 @@ class Oracle:
     def hessian_times(self, rows: Rows, direction: Vector) -> Vector:
         """The Hessian of the mean loss at these weights times a vector, by double backward.
 
-        Attention runs on plain matrix products, which alone have a second derivative. Costs about two passes.
+        Attention runs on plain matrix products, which alone have a second derivative, and compiled layers run eagerly.
+        Costs about two passes.
 
         Raises:
             ValueError: an operation of the model has no second derivative.
@@ -132,7 +133,8 @@ class Oracle:
         if attention not in (None, "eager", "sdpa"):  # kernels of their own may leave terms out without a word
             raise _no_second_derivative(self.model, f"{attention} attention")
         supervised = self._supervised(rows)
-        with self._collecting() as collected, sdpa_kernel(SDPBackend.MATH):
+        eagerly = torch.compiler.set_stance("force_eager")
+        with self._collecting() as collected, sdpa_kernel(SDPBackend.MATH), eagerly:
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
                     loss = token_losses(self.model, self._lay_out(micro)).sum() / supervised

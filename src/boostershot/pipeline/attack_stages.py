@@ -25,7 +25,7 @@ from boostershot.pipeline.distance import Distance
 from boostershot.pipeline.files import read_json, read_jsonl
 from boostershot.pipeline.opposed import opposed
 from boostershot.pipeline.progress import StepsBar
-from boostershot.pipeline.settings import attack_arguments
+from boostershot.pipeline.settings import attack_arguments, speed_arguments
 from boostershot.pipeline.stages import Stages
 from boostershot.training.metrics import MetricsFile
 
@@ -119,7 +119,7 @@ def attacked(
                         tokenizer,
                         map(vars, pool),
                         method,
-                        AttackArguments(**training),
+                        AttackArguments(**training, **speed_arguments(stages.recipe.runtime)),
                         anchor=settings.anchor.anchor if settings.anchor else None,
                         general=form.fitting(stages.data.general, length) if settings.anchor else (),
                         opposed=_opposed(stages, settings, form, rows_folder, immunized, seed),

@@ -53,6 +53,7 @@ class Setting:
         micro_batch: rows in one forward pass of an alignment; None takes all that a device has.
         checkpointing: of activations.
         precision: of frozen weights and arithmetic; what is trained stays float32.
+        base: the same of the un-aligned model that is kept beside; None is `precision`.
     """
 
     layout: Layout = "one device"
@@ -60,6 +61,7 @@ class Setting:
     micro_batch: int | None = None
     checkpointing: bool = False
     precision: Precision = "float32"
+    base: Precision | None = None
 
     @property
     def shards(self) -> int:
@@ -108,7 +110,8 @@ class Stage:
         """What it takes on one device."""
         weights, shards, precise = self.footprint.weights(), setting.shards, BYTES[setting.precision]
         own = (weights.frozen * precise + weights.trainable * TRAINED) / shards
-        base = (weights.frozen if self.footprint.lora is not None else weights.all) * precise / shards
+        base = weights.frozen if self.footprint.lora is not None else weights.all
+        base = base * BYTES[setting.base or setting.precision] / shards
         gathered = 0.0 if shards == 1 else (2 * weights.block + weights.root) * precise
         if not self.trains:
             return self._answering(setting, own, base, gathered)
@@ -301,9 +304,14 @@ class Planned:
         }
 
 
-def settings(recipe: Recipe, count: int, precision: Precision, checkpointing: bool) -> list[Setting]:
-    """One device, and for several DDP and FSDP2 besides."""
-    one = Setting("one device", 1, recipe.runtime.micro_batch_size, checkpointing, precision)
+def settings(stage: Stage, recipe: Recipe, count: int, bf16: bool | None, checkpointing: bool | None) -> list[Setting]:
+    """One device, and for several DDP and FSDP2 besides; None takes what the recipe says of this stage."""
+    runtime = recipe.runtime
+    half = stage.splits and recipe.immunize.bf16 if bf16 is None else bf16
+    again = not stage.written and runtime.checkpointing if checkpointing is None else checkpointing
+    one = Setting("one device", 1, runtime.micro_batch_size, again, "bfloat16" if half else "float32")
+    if bf16 is None:
+        one = replace(one, base="float32")  # the judge's, which is no part of the alignment
     if count == 1:
         return [one]
     return [one, replace(one, layout="DDP", count=count), replace(one, layout="FSDP2", count=count)]
@@ -314,13 +322,21 @@ def plan(
     config: PretrainedConfig,
     device: Device,
     count: int = 1,
-    precision: Precision = "float32",
-    checkpointing: bool = False,
+    bf16: bool | None = None,
+    checkpointing: bool | None = None,
 ) -> list[Planned]:
-    """Each stage of a recipe under one device, and for several devices under DDP and FSDP2."""
-    every = list(stages(recipe, config))
-    return [
-        Planned(stage, setting, device)
-        for setting in settings(recipe, count, precision, checkpointing)
-        for stage in every
+    """Each stage of a recipe under one device, and for several devices under DDP and FSDP2.
+
+    Args:
+        recipe: as it is loaded.
+        config: of its model.
+        device: of which there are `count`.
+        count: devices.
+        bf16: frozen weights and arithmetic of every stage in bfloat16 or in float32; None takes the recipe's.
+        checkpointing: of the activations of every training; None takes the recipe's.
+    """
+    planned = [
+        [Planned(stage, setting, device) for setting in settings(stage, recipe, count, bf16, checkpointing)]
+        for stage in stages(recipe, config)
     ]
+    return [one for layout in zip(*planned, strict=True) for one in layout]

@@ -19,16 +19,17 @@ def lines(plans: Sequence[Planned]) -> list[str]:
     """What `boostershot plan` prints."""
     one = plans[0]
     weights = one.stage.footprint.weights()
+    precisions = dict.fromkeys(planned.setting.precision for planned in plans)
     told = [
         f"{weights.all / 1e9:.3g} billion weights, {weights.trainable / 1e6:.4g} million trained by the alignment; "
         f"{one.device.name}: {one.device.memory / GIB:.3g} GiB, of which {USABLE:.0%} can be planned with",
-        f"arithmetic in {one.setting.precision}; rows of {one.stage.length} tokens that share no prefix (the longest "
+        f"arithmetic in {' or '.join(precisions)}; rows of {one.stage.length} tokens that share no prefix (the longest "
         "there can be); GiB on one device",
     ]
-    for setting, group in groupby(plans, key=lambda planned: planned.setting):
+    for (layout, count), group in groupby(plans, key=lambda planned: (planned.setting.layout, planned.setting.count)):
         rows = [planned.to_dict() for planned in group]
-        devices = "" if setting.count == 1 else f" over {setting.count} devices"
-        told += ["", f"{setting.layout}{devices}", *_table([COLUMNS, *(_row(row) for row in rows)])]
+        devices = "" if count == 1 else f" over {count} devices"
+        told += ["", f"{layout}{devices}", *_table([COLUMNS, *(_row(row) for row in rows)])]
         told += [f"{row['stage']} does not fit; what would make it: {row['remedy']}" for row in rows if not row["fits"]]
         total = sum(row["times"] * row["seconds"] for row in rows)
         told.append(f"about {duration(total)} in all, one stage after the other")

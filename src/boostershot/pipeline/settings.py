@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from boostershot.config import AttackSettings, Training
+from boostershot.config import AttackSettings, Runtime, Training
 
 CHECKPOINT_EVERY = 10  # optimiser steps between checkpoints, so that little is lost to a stop
 
@@ -29,6 +29,11 @@ def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
+
+
+def speed_arguments(runtime: Runtime) -> dict[str, Any]:
+    """What the alignment and the attacks that fine-tune pass on of the settings that change no result."""
+    return {"activation_checkpointing": runtime.checkpointing, "torch_compile": runtime.compile}
 
 
 def attack_arguments(settings: AttackSettings, seed: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from boostershot.config import Recipe, build_defense, build_judge, build_preference
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
@@ -21,7 +23,7 @@ from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
 from boostershot.evaluation.judges.preference import Preference
-from boostershot.models import Layer, load_base, model_fingerprint
+from boostershot.models import DEVICE, Layer, load_base, model_fingerprint
 from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
     finished,
@@ -33,7 +35,7 @@ from boostershot.pipeline.artifacts import (
 from boostershot.pipeline.data import LOSS_ROWS, RecipeData, rows_hash, with_refusal
 from boostershot.pipeline.files import read_json, read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.progress import Reporter, StepsBar
-from boostershot.pipeline.settings import training_arguments
+from boostershot.pipeline.settings import speed_arguments, training_arguments
 from boostershot.pipeline.store import Store, told
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.card import write_card
@@ -212,6 +214,8 @@ class Stages:
             rows = [HarmfulPrompt(**row) for row in read_jsonl(rows_folder / "rows.jsonl")]
             dev = [HarmfulPrompt(**row) for row in read_jsonl(steering / "rows.jsonl")] if steering else []
             model, tokenizer = load_base(self.recipe.model.id)
+            if settings.bf16 and settings.lora:
+                model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] - frozen; autocast alone would keep a second copy for the backward
             form = Format.choose(tokenizer, self.recipe.model.template)
             general = form.fitting(self.data.general, self.recipe.data.max_length) if "general" in needs else []
             cost = Cost()
@@ -220,6 +224,9 @@ class Stages:
                 lora=settings.lora.model_dump() if settings.lora else None,
                 cached_layers=settings.cached_layers,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
+                bf16=settings.bf16,
+                use_cpu=DEVICE.type == "cpu",  # which must be said for bf16
+                **speed_arguments(self.recipe.runtime),
                 **training_arguments(settings, seed),
             )
             steps = settings.steps_over(len(rows))

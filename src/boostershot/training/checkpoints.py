@@ -37,6 +37,7 @@ _SETTINGS = (
     "optim",
     "max_steps",
     "num_train_epochs",
+    "bf16",
     "seed",
 )
 

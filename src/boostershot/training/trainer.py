@@ -21,6 +21,7 @@ from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.compiled import compiled
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 from boostershot.training.lower import kept_below
 
@@ -42,18 +43,19 @@ def train(
         InputError: that checkpoint is of another training, or the model cannot be started above its cached layers.
     """
     facts = training_facts(defense, rows.facts(), model, args)
-    trainer = DefenseTrainer(model, defense, args, rows, processing_class, [MarkWhole(facts), *callbacks])
-    if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
     checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
     kept = Path(str(args.output_dir)) / LOWER
-    if args.cached_layers:
-        read = [row for some in rows.roles.values() for row in some]
-        autocast = trainer.accelerator.autocast
-        trainer.lower = kept_below(model, args.cached_layers, read, kept, args.micro_batch_size, autocast)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with compiled(model, args) as stock:
+        trainer = DefenseTrainer(model, defense, stock, rows, processing_class, [MarkWhole(facts), *callbacks])
+        if args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
+        if args.cached_layers:
+            read = [row for some in rows.roles.values() for row in some]
+            autocast = trainer.accelerator.autocast
+            trainer.lower = kept_below(model, args.cached_layers, read, kept, args.micro_batch_size, autocast)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     shutil.rmtree(kept, ignore_errors=True)
-    return trainer.accelerator.unwrap_model(trainer.model)
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # computes as it did before
 
 
 class DefenseState(TrainerCallback, ExportableState):

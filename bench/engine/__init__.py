@@ -1,0 +1,1 @@
+"""What `make bench` measures: time and memory of the engine as ratios within one run."""

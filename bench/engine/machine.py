@@ -1,0 +1,69 @@
+"""Under what a figure was measured, and how much arithmetic a step is for this machine."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from typing import Any
+
+import torch
+from torch import nn
+
+from boostershot.core.batch import Rows
+from boostershot.core.losses import lay_out, text_config
+
+
+def facts(repeats: int) -> dict[str, Any]:
+    """The date, the threads and how busy the machine is; figures of a busy one are ratios all the same."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "load_average": os.getloadavg()[0],
+        "repeats": repeats,
+    }
+
+
+def step_flops(model: nn.Module, rows: Rows) -> float:
+    """Floating-point operations of one forward and backward pass over the rows' distinct tokens.
+
+    A frozen matrix of n numbers takes 2n a token forward and 2n backward (for its input), a trained one 2n more (for
+    itself); attention takes 4 times tokens x width forward and twice that backward; the output embedding sees
+    supervised positions only. Norms, activations and the softmax are left out: they are no matrix products.
+    """
+    layout = lay_out(model, rows)
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    frozen = trained = projected = 0
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        for param in module.parameters(recurse=False):
+            if param.dim() != 2:
+                continue
+            if module is head:
+                projected += param.numel() * (6 if param.requires_grad else 4)
+            elif param.requires_grad:
+                trained += param.numel()
+            else:
+                frozen += param.numel()
+    config = text_config(model)
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = 12 * config.num_hidden_layers * layout.tokens**2 * width
+    return layout.tokens * (4.0 * frozen + 6.0 * trained) + layout.positions.numel() * projected + attention
+
+
+class Product:
+    """A large float32 matrix product: the most arithmetic that this machine does in a second."""
+
+    def __init__(self, size: int):
+        self.left, self.right = torch.randn(size, size), torch.randn(size, size)
+        self.out = torch.empty(size, size)
+        self.flops = 2.0 * size**3
+
+    def __call__(self, _repeat: int) -> None:
+        """Once."""
+        torch.mm(self.left, self.right, out=self.out)
