@@ -56,8 +56,6 @@ def lens_losses(model: nn.Module, layout: Layout) -> Tensor:
     Raises:
         ValueError: the model has no recognisable decoder layers, or not one norm after them.
     """
-    if layout.positions.numel() == 0:
-        return token_losses(model, layout)
     with _watching(model) as (states, after):
         total = token_losses(model, layout)
     norm, head = _final_norm(model, after), model.get_output_embeddings()  # type: ignore[operator]
