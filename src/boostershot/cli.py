@@ -467,7 +467,20 @@ def _logged(folder: Path) -> str:
 
 
 def call(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code."""
+    """Run one command, in the processes of a launcher if there are several; its exit code."""
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        from boostershot.pipeline import together
+
+        code, said = together.run(lambda: _called(arguments))
+    else:
+        code, said = _called(arguments)
+    if said:
+        print(f"boostershot: {said}", file=sys.stderr)
+    return code
+
+
+def _called(arguments: Sequence[str]) -> tuple[int, str]:
+    """A command's exit code, and what is to be said of its failure."""
     # Hugging Face libraries read these once, when they are imported; TRL's trainers send telemetry otherwise.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "1"
     try:
@@ -485,14 +498,13 @@ def call(arguments: Sequence[str]) -> int:
         return _fail(_described(error), 1)
     if code == 128 + signal.SIGINT:  # typer's word for KeyboardInterrupt
         return _fail(STOPPED, code)
-    return code or 0
+    return code or 0, ""
 
 
-def _fail(message: object, code: int) -> int:
+def _fail(message: object, code: int) -> tuple[int, str]:
     from boostershot.data.visible import visible
 
-    print(f"boostershot: {visible(' '.join(str(message).split()))}", file=sys.stderr)
-    return code
+    return code, visible(" ".join(str(message).split()))
 
 
 @contextmanager

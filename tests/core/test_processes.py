@@ -61,7 +61,9 @@ def share(rows: list[Row], parts: int, rank: int | None) -> list[Row]:
     if rank is None:
         return rows
     cut = [rows[len(rows) * k // parts : len(rows) * (k + 1) // parts] for k in range(parts)]
-    return [row for part in cut for row in (part[: -(len(part) // 3 or 1)] if rank == 0 else part[-(len(part) // 3 or 1) :])]
+    return [
+        row for part in cut for row in (part[: -(len(part) // 3 or 1)] if rank == 0 else part[-(len(part) // 3 or 1) :])
+    ]
 
 
 def gradient(build: Callable[[], nn.Module], defense: Defense, rank: int | None = None):
@@ -69,14 +71,16 @@ def gradient(build: Callable[[], nn.Module], defense: Defense, rank: int | None 
     model, reads = build(), defense.reads()
     start = {START + name: 1.1 * whole(param) for name, param in model.named_parameters() if param.requires_grad}
     roles = {role: batch_of(share(rows, reads.get(role, 1), rank)) for role, rows in many(reads).items()}
-    step = bs.defense_gradient(model, defense, **roles, step=2, tensors=start, micro_batch_size=2)
+    step = bs.defense_gradient(model, defense, **roles, step=2, tensors=start, micro_batch_size=3)
     return step.loss, step.metrics, {name: whole(part) for name, part in step.gradient.items()}
 
 
 def many(reads) -> dict[str, list[Row]]:
     """Rows of each role: eight, or two for each batch of several."""
     return {
-        role: rows if reads.get(role, 1) == 1 else [row for k in range(reads[role]) for row in other_answers(2, seed=9 + k)]
+        role: rows
+        if reads.get(role, 1) == 1
+        else [row for k in range(reads[role]) for row in other_answers(2, seed=9 + k)]
         for role, rows in ROLES.items()
     }
 
@@ -172,7 +176,9 @@ def test_two_processes_agree_with_one(tmp_path: Path):
     pair = multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2, join=False)  # type: ignore[attr-defined]
     single = {"full, DDP": full, "full, FSDP2": full, "LoRA, FSDP2": adapted}
     alone = {(build, name): gradient(build, defense) for build in (full, adapted) for name, defense in SETTINGS.items()}
-    ended = {(build, name): finished(build, defense) for build in (full, adapted) for name, defense in FINISHING.items()}
+    ended = {
+        (build, name): finished(build, defense) for build in (full, adapted) for name, defense in FINISHING.items()
+    }
     while not pair.join():
         pass
     for rank in (0, 1):

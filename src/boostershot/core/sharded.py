@@ -69,7 +69,7 @@ def check(params: Iterable[Tensor]) -> None:
             if shards != 1 or param.device_mesh.size() != dist.get_world_size():
                 raise ValueError(
                     f"a parameter is spread as {param.placements} over {param.device_mesh.size()} of "
-                    f"{dist.get_world_size()} processes; expected fully_shard over all of them, and no other parallelism"
+                    f"{dist.get_world_size()} processes; expected fully_shard over all, and no other parallelism"
                 )
 
 
