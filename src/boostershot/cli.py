@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
-from boostershot import recipes
+from boostershot import launchers, recipes
 from boostershot.errors import InputError, StageFailed, choices, way_out
 
 # Heavy imports (torch and what needs it) are inside the functions: --help and a misspelt key must not wait.
@@ -244,13 +244,25 @@ def list_recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
 ) -> None:
     """List the shipped recipes, or print one to start your own from."""
+    _list_shipped("recipe", recipes, name)
+
+
+@app.command(name="launchers")
+def list_launchers(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this configuration.")] = None,
+) -> None:
+    """List the configurations for `accelerate launch`, or print one to start your own from."""
+    _list_shipped("launcher", launchers, name)
+
+
+def _list_shipped(kind: str, shipped: ModuleType, name: str | None) -> None:
     if name is None:
-        width = max(map(len, recipes.names()))
-        for one in recipes.names():
-            print(f"{one:{width}}  {recipes.description(one)}")
+        width = max(map(len, shipped.names()))
+        for one in shipped.names():
+            print(f"{one:{width}}  {shipped.description(one)}")
         return
-    _check_known("recipe", name, recipes.names())
-    print(recipes.text(name), end="")
+    _check_known(kind, name, shipped.names())
+    print(shipped.text(name), end="")
 
 
 @app.command(name="methods")

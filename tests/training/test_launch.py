@@ -1,4 +1,4 @@
-"""Two processes started as `accelerate launch` starts them train what one process trains, and go on where it stopped."""
+"""Two processes started as `accelerate launch` starts them train what one does, and go on where one stopped."""
 
 import os
 import shutil

@@ -44,10 +44,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     for pattern in ("model*.safetensors", "adapter_model.safetensors"):
         for path in sorted(folder.glob(pattern)):
             saved |= load_file(path)
-    if isinstance(model, PeftModel):
-        wanted = get_peft_model_state_dict(model)
-    else:
-        wanted = dict(model.named_parameters())  # tied weights once, as they are saved
+    # Tied weights once, as they are saved.
+    wanted = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else dict(model.named_parameters())
     missing = [name for name in wanted if name not in saved]
     if missing:
         raise InputError(f"{folder}: has no weights {missing[0]}; expected a checkpoint of this model")
@@ -69,13 +67,12 @@ def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Give an optimiser a whole state, spread as its parameters are."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
+
+    def spread(value: Any, param: Tensor) -> Any:
+        return like(value, param) if isinstance(value, Tensor) and value.shape == param.shape else value
+
     states = {
-        index: {
-            key: like(value, params[index])
-            if isinstance(value, Tensor) and value.shape == params[index].shape
-            else value
-            for key, value in kept.items()
-        }
+        index: {key: spread(value, params[index]) for key, value in kept.items()}
         for index, kept in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": states})
