@@ -17,8 +17,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import Any
 
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.local_workers import LocalWorkers, Process
@@ -74,7 +74,7 @@ class Processes:
         self.environment["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store runs, and a child is its client
         self.orders = 0
         self._beats: dict[int, tuple[str, float]] = {}
-        threading.Thread(target=self._beat, args=[self.store.clone()], daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def others(self) -> list[int]:
@@ -103,16 +103,18 @@ class Processes:
 
     def end(self, code: int, said: str) -> None:
         """Tell the others how the command ended, and wait a little until they know."""
-        self.tell(f"order/{self.orders + 1}", _END + json.dumps([code, said]).encode())
         until = time.monotonic() + _FAREWELL
-        while time.monotonic() < until and not all(self.told(f"bye/{rank}") for rank in self.others):
-            time.sleep(_LOOK)
+        with suppress(RuntimeError):  # the launcher has gone, and its store with it
+            self.tell(f"order/{self.orders + 1}", _END + json.dumps([code, said]).encode())
+            while time.monotonic() < until and not all(self.told(f"bye/{rank}") for rank in self.others):
+                time.sleep(_LOOK)
 
-    def _beat(self, store: Any) -> None:
+    def _beat(self) -> None:
         count = 0
-        while True:
-            store.set(f"boostershot/beat/{self.rank}", str(count := count + 1))
-            time.sleep(_BEAT)
+        with suppress(RuntimeError):  # the launcher has gone, and its store with it
+            while True:
+                self.tell(f"beat/{self.rank}", str(count := count + 1))
+                time.sleep(_BEAT)
 
 
 class TogetherWorkers:
