@@ -42,7 +42,7 @@ def test_so_is_what_a_launcher_asks_for(tmp_path, monkeypatch, environment, mess
 
 def test_and_a_tpu(tmp_path, monkeypatch):
     monkeypatch.setattr(arguments, "is_torch_xla_available", lambda: True)
-    with pytest.raises(ValueError, match="TPUs .* are not supported"):
+    with pytest.raises(ValueError, match=r"TPUs .* are not supported"):
         ImmunizeArguments(output_dir=str(tmp_path))
 
 
