@@ -311,6 +311,7 @@ def test_the_module_is_the_command_and_starts_without_torch() -> None:
     for arguments, exit_code in (
         (["--help"], 0),
         (["recipes"], 0),
+        (["launchers"], 0),
         (["run", "quickstart", "--set", "nmae=x"], 2),
     ):
         done = subprocess.run([sys.executable, "-c", code.format(arguments)], capture_output=True, text=True)

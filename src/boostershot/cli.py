@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
-from boostershot import recipes
+from boostershot import launchers, recipes
 from boostershot.errors import InputError, StageFailed, choices, way_out
 
 # Heavy imports (torch and what needs it) are inside the functions: --help and a misspelt key must not wait.
@@ -246,13 +246,25 @@ def list_recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
 ) -> None:
     """List the shipped recipes, or print one to start your own from."""
+    _list_shipped("recipe", recipes, name)
+
+
+@app.command(name="launchers")
+def list_launchers(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this configuration.")] = None,
+) -> None:
+    """List the configurations for `accelerate launch`, or print one to start your own from."""
+    _list_shipped("launcher", launchers, name)
+
+
+def _list_shipped(kind: str, shipped: ModuleType, name: str | None) -> None:
     if name is None:
-        width = max(map(len, recipes.names()))
-        for one in recipes.names():
-            print(f"{one:{width}}  {recipes.description(one)}")
+        width = max(map(len, shipped.names()))
+        for one in shipped.names():
+            print(f"{one:{width}}  {shipped.description(one)}")
         return
-    _check_known("recipe", name, recipes.names())
-    print(recipes.text(name), end="")
+    _check_known(kind, name, shipped.names())
+    print(shipped.text(name), end="")
 
 
 @app.command(name="methods")
@@ -469,7 +481,20 @@ def _logged(folder: Path) -> str:
 
 
 def call(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code."""
+    """Run one command, in the processes of a launcher if there are several; its exit code."""
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        from boostershot.pipeline import together
+
+        code, said = together.run(lambda: _called(arguments))
+    else:
+        code, said = _called(arguments)
+    if said:
+        print(f"boostershot: {said}", file=sys.stderr)
+    return code
+
+
+def _called(arguments: Sequence[str]) -> tuple[int, str]:
+    """A command's exit code, and what is to be said of its failure."""
     # Hugging Face libraries read these once, when they are imported; TRL's trainers send telemetry otherwise.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "1"
     try:
@@ -487,14 +512,13 @@ def call(arguments: Sequence[str]) -> int:
         return _fail(_described(error), 1)
     if code == 128 + signal.SIGINT:  # typer's word for KeyboardInterrupt
         return _fail(STOPPED, code)
-    return code or 0
+    return code or 0, ""
 
 
-def _fail(message: object, code: int) -> int:
+def _fail(message: object, code: int) -> tuple[int, str]:
     from boostershot.data.visible import visible
 
-    print(f"boostershot: {visible(' '.join(str(message).split()))}", file=sys.stderr)
-    return code
+    return code, visible(" ".join(str(message).split()))
 
 
 @contextmanager

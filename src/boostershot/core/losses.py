@@ -17,14 +17,15 @@ _reads_tries: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def token_losses(model: nn.Module, layout: Layout) -> Tensor:
-    """-log p(target) at each supervised position, shape [n], in float32 (float64 for a float64 model)."""
-    if layout.positions.numel() == 0:
-        return torch.zeros(0, device=layout.positions.device)
+    """-log p(target) at each supervised position, shape [n], in float32 (float64 for a float64 model).
+
+    The model runs where n is 0, too: another process may wait for it.
+    """
     return nn.functional.cross_entropy(token_logits(model, layout), layout.targets, reduction="none")
 
 
 def token_logits(model: nn.Module, layout: Layout) -> Tensor:
-    """The logits at each supervised position, of which there is one at least: [n, vocabulary], as `token_losses`."""
+    """The logits at each supervised position: [n, vocabulary], as `token_losses`."""
     with projecting_only(model, layout.positions):
         logits = model(**layout.inputs, use_cache=False).logits
     if logits.shape[:2] != (1, layout.positions.numel()):
@@ -42,22 +43,20 @@ def in_turn(
 
     Args:
         values: [n, ...], those of all rows, of which the loss sees micro-batch after micro-batch.
-        loss: of at least one position.
+        loss: of any number of positions.
     """
     ahead = values
 
     def of_next(model: nn.Module, layout: Layout) -> Tensor:
         nonlocal ahead
         here, ahead = ahead[: layout.positions.numel()], ahead[layout.positions.numel() :]
-        return loss(model, layout, here) if len(here) else torch.zeros(0, device=layout.positions.device)
+        return loss(model, layout, here)
 
     return of_next
 
 
 def log_probabilities(model: nn.Module, layout: Layout) -> Tensor:
     """Of the next token at each supervised position: [n, vocabulary]."""
-    if layout.positions.numel() == 0:
-        return torch.zeros(0, device=layout.positions.device)
     return token_logits(model, layout).log_softmax(-1)
 
 

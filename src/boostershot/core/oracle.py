@@ -12,9 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from boostershot.core import sharded
 from boostershot.core.batch import Layout, Rows, padded
-from boostershot.core.losses import lay_out, text_config, token_losses
+from boostershot.core.losses import lay_out, reads_tries, text_config, token_losses
 from boostershot.core.lower import Lower
+from boostershot.core.sharded import like, local
 from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector, excursion
 
@@ -34,16 +36,18 @@ class Oracle:
     """Losses and gradients of a model at its present weights, for one optimiser step.
 
     Args:
-        model: a causal language model, unwrapped (no DistributedDataParallel around it).
+        model: a causal language model, unwrapped (no DistributedDataParallel around it); `fully_shard` may have been
+            applied to it, and then every process must ask for the same things in the same order.
         micro_batch_size: rows in one forward pass; None takes the whole batch.
         seed, step: all that random choices depend on.
         autocast: gives the context in which a forward pass runs.
         state: numbers that a defence keeps between steps, JSON-able, saved in the checkpoint.
-        tensors: the same for tensors, by name.
+        tensors: the same for tensors, by name; what follows the last slash of it may be a parameter's.
         lower: layers that are passed over in all passes of the step, if any; none may read their hidden states then.
 
     Raises:
-        ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1.
+        ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1, or
+            parameters are sharded in another way than by `fully_shard` over all processes.
     """
 
     model: nn.Module
@@ -58,6 +62,7 @@ class Oracle:
     def __post_init__(self) -> None:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more rows, or None")
+        self._shards = sharded.modules(self.model)
         named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
         if not named:
             raise ValueError("the model has no trainable parameter")
@@ -69,6 +74,10 @@ class Oracle:
                 )
         self.names = [name for name, _ in named]
         self.params = [param for _, param in named]
+        sharded.check(self.params)
+        for key, tensor in self.tensors.items():  # as a checkpoint has them, whole
+            if (name := key.rpartition("/")[2]) in self.names:
+                self.tensors[key] = like(tensor, self.params[self.names.index(name)])
         self.passes = 0.0  # forward-backward passes over a whole batch
         self.tokens = 0  # tokens that the model read in them
         self.untouched: frozenset[str] = frozenset()  # trainable parameters that this step leaves out
@@ -98,12 +107,13 @@ class Oracle:
         """
         loss = loss or token_losses
         supervised, value, suspects = self._supervised(rows), 0.0, list[str]()
+        micros = self._micro_batches(rows)
         with self._collecting() as collected:
-            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+            for i, micro in enumerate(micros):
                 with self._forward(i):
                     part = loss(self.model, self._lay_out(micro, in_rows)).sum() / supervised
                 if part.requires_grad:
-                    part.backward()
+                    self._backward(part, last=i == len(micros) - 1)
                 if not torch.isfinite(part):
                     suspects.extend(micro.ids)
                 value += part.item()
@@ -115,7 +125,7 @@ class Oracle:
         loss = loss or token_losses
         supervised, value = self._supervised(rows), 0.0
         with torch.no_grad():
-            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+            for i, micro in enumerate(self._micro_batches(rows)):
                 with self._forward(i):
                     value += (loss(self.model, self._lay_out(micro)).sum() / supervised).item()
         return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD * rows.share).loss
@@ -127,8 +137,13 @@ class Oracle:
         Costs about two passes.
 
         Raises:
-            ValueError: an operation of the model has no second derivative.
+            ValueError: an operation of the model has no second derivative, or parameters are sharded.
         """
+        if self._shards:
+            raise ValueError(
+                "the exact order needs whole parameters in each process, and these are sharded (FSDP); use "
+                "DistributedDataParallel, or the first-order method"
+            )
         attention = getattr(text_config(self.model), "_attn_implementation", None)
         if attention not in (None, "eager", "sdpa"):  # kernels of their own may leave terms out without a word
             raise _no_second_derivative(self.model, f"{attention} attention")
@@ -199,15 +214,13 @@ class Oracle:
                 yield
             finally:
                 self._homes.pop()
+        sharded.modules(self.model)  # nobody finds the other weights, whole, from a pass there
 
     def shift(self, direction: Vector, by: float) -> None:
         """w += by * direction, in place; only `away`."""
         if not self._homes:
             raise RuntimeError("the weights are shifted outside an excursion; they would not come back")
-        with torch.no_grad():
-            torch._foreach_add_(
-                [param.data for param in self.params], list(direction.parts), alpha=by * direction.scale
-            )
+        direction.add_to([param.data for param in self.params], by)
 
     @contextmanager
     def moved(self, direction: Vector, by: float) -> Iterator[None]:
@@ -229,7 +242,7 @@ class Oracle:
         with self.away():
             with torch.no_grad():
                 for name, param in zip(self.names, self.params, strict=True):
-                    param.data.copy_(weights[name])
+                    local(param.data).copy_(local(weights[name]))
             yield
 
     def remember_start(self) -> None:
@@ -260,10 +273,7 @@ class Oracle:
         The rows lie side by side, and each has outputs of its own. The gradient is this process's.
         """
         supervised, value, parts = self._supervised(rows), 0.0, list[Tensor]()
-        for i, micro in enumerate(rows.split(self.micro_batch_size)):
-            if not micro.supervised().any():  # the model does not run on such rows, and `nudged` asks for none of these
-                parts.extend(torch.zeros(0, device=self.params[0].device) for _ in modules)
-                continue
+        for i, micro in enumerate(self._micro_batches(rows)):
             outputs: dict[int, Tensor] = {}
             with self._forward(i), rewriting(modules, lambda k, out, found=outputs: found.setdefault(k, _leaf(out))):
                 loss = token_losses(self.model, self._lay_out(micro, in_rows=True)).sum() / supervised
@@ -271,7 +281,8 @@ class Oracle:
                 raise ValueError(f"{type(self.model).__name__} did not run all of its {len(modules)} blocks")
             parts.extend(torch.autograd.grad(loss, [outputs[k] for k in range(len(modules))]))
             value += loss.item()
-        return self._finite(Step(self._summed(value), Vector(tuple(parts))), rows.ids, rows.share)
+        found = Step(self._summed(value), Vector(tuple(parts)))
+        return self._finite(found, rows.ids, rows.share, norm=self.total_norm(found.gradient))
 
     @contextmanager
     def nudged(self, modules: Sequence[nn.Module], direction: Vector, by: float) -> Iterator[None]:
@@ -285,7 +296,7 @@ class Oracle:
             yield
 
     def features(self, rows: Rows, read: Reading, batches: int = 1) -> Tensor:
-        """What `read` finds at all supervised positions of all rows, without a gradient: [n, ...].
+        """What `read` finds at all supervised positions of this process's rows, without a gradient: [n, ...].
 
         Args:
             rows: what the model reads.
@@ -294,7 +305,7 @@ class Oracle:
         """
         found = []
         with torch.no_grad():
-            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+            for i, micro in enumerate(self._micro_batches(rows)):
                 with self._forward(i):
                     found.append(read(self.model, self._lay_out(micro)))
         self.passes += batches * FORWARD
@@ -306,44 +317,69 @@ class Oracle:
         """A loss of the whole batch's features that is no sum over rows, and its gradient.
 
         Over several micro-batches the features are computed first, then pulled back with the objective's gradient in
-        them, so that the result does not depend on the micro-batch size.
+        them, so that the result does not depend on the micro-batch size. Every process computes the objective of all
+        processes' features, and pulls its own back.
 
         Args:
             rows, read, batches: as for `features`.
-            objective: of all rows' features, in the rows' order; computed once, in full precision.
+            objective: of all rows' features, in the order of the processes and then of the rows (that of `gathered`);
+                computed once, in full precision.
 
         Raises:
-            ValueError: no token is supervised, or there are several processes; each would see its own rows only.
+            ValueError: no token is supervised.
         """
         self._supervised(rows)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            raise ValueError("this defence compares the rows of a whole batch with each other; use one process")
-        micros = rows.split(self.micro_batch_size)
+        micros = self._micro_batches(rows)
         with self._collecting() as collected:
             if len(micros) == 1:
                 with self._forward(0):
                     features = read(self.model, self._lay_out(rows))
-                value = objective(features)
-                value.backward()
+                value, pull = self._pulled(features.detach(), objective)
+                self._backward(torch.sum(features * pull), last=True)
             else:
-                features = self.features(rows, read, batches).requires_grad_()
-                value = objective(features)
-                (pull,) = torch.autograd.grad(value, features)
+                value, pull = self._pulled(self.features(rows, read, batches), objective)
                 start = 0
                 for i, micro in enumerate(micros):
                     with self._forward(i):
                         part = read(self.model, self._lay_out(micro))
-                    torch.sum(part * pull[start : start + len(part)]).backward()
+                    here = torch.sum(part * pull[start : start + len(part)])
+                    self._backward(here, last=i == len(micros) - 1)
                     start += len(part)
                 self.passes -= batches * FORWARD
-            gradient = collected()
-        return self._finite(Step(value.item(), gradient), rows.ids, passes=batches)
+            gradient = self._reduced(collected())
+        return self._finite(Step(value, gradient), rows.ids, passes=batches)
+
+    def _pulled(self, features: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
+        """The objective of all processes' features, and its gradient in this one's."""
+        everyone = self.gathered(features).requires_grad_()
+        value = objective(everyone)
+        (pull,) = torch.autograd.grad(value, everyone)
+        before = self.gathered(torch.tensor([len(features)], device=features.device))[: self._rank()]
+        start = int(before.sum())
+        return value.item(), pull[start : start + len(features)]
 
     # --- randomness and processes -----------------------------------------------------------------------------
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers that depend on seed, step and purpose only; the same in every process."""
         return torch.Generator().manual_seed(_number(f"{self.seed}/{self.step}/{purpose}"))
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """All processes' values [n, ...], those of the first process first; n may differ from process to process."""
+        if not _several():
+            return values
+        own = torch.tensor([len(values)], device=values.device)
+        counts = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(counts, own)
+        most = int(torch.cat(counts).max())
+        padding = values.new_zeros(most - len(values), *values.shape[1:])
+        found = [torch.empty_like(torch.cat([values, padding])) for _ in counts]
+        dist.all_gather(found, torch.cat([values, padding]))
+        return torch.cat([part[:n] for part, n in zip(found, torch.cat(counts).tolist(), strict=True)])
+
+    def of_first_process(self, rows: Rows) -> Rows:
+        """The same rows in the first process; in others, nothing in them is supervised."""
+        return rows if self._rank() == 0 else rows.unsupervised()
 
     def total_norm(self, vector: Vector) -> float:
         """The L2 norm of a vector of which each process holds its own rows' part."""
@@ -354,12 +390,35 @@ class Oracle:
         """h(w) and h(w') must differ by the weights alone: the mask is a function of seed, step, rank, micro-batch."""
         self._micro_batch = micro_batch
         torch.clear_autocast_cache()  # a caller's own autocast would reuse casts of other weights
-        rank = dist.get_rank() if dist.is_initialized() else 0
         device = self.params[0].device
         devices = [] if device.type == "cpu" else [device]
         with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"), self.autocast():
-            torch.manual_seed(_number(f"{self.seed}/{self.step}/{rank}/{micro_batch}"))
+            torch.manual_seed(_number(f"{self.seed}/{self.step}/{self._rank()}/{micro_batch}"))
             yield
+
+    def _rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    def _micro_batches(self, rows: Rows) -> list[Rows]:
+        """The micro-batches of a pass over these rows.
+
+        Where parameters are sharded, each forward gathers them from all processes: there are as many in each process,
+        the last of them without supervision where rows have run out.
+        """
+        micros = rows.split(self.micro_batch_size)
+        if not self._shards:
+            return micros
+        reads_tries(self.model)  # a trial runs the model, which all must do at the same time
+        sharded.modules(self.model)
+        count = torch.tensor(len(micros), device=self.params[0].device)
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+        return micros + [micros[-1].unsupervised()] * (int(count) - len(micros))
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Backward; sharded gradients are reduced once, with the last of the micro-batches."""
+        for module in self._shards:
+            module.set_requires_gradient_sync(last, recurse=False)
+        loss.backward()
 
     def _lay_out(self, rows: Rows, in_rows: bool = False) -> Layout:
         rows = rows.to(self.params[0].device)
@@ -380,6 +439,8 @@ class Oracle:
                 tuple(torch.zeros_like(param) if param.grad is None else param.grad for param in self.params)
             )
         finally:
+            for module in self._shards:
+                module.set_requires_gradient_sync(True, recurse=False)
             for param, grad in zip(self.params, aside, strict=True):
                 param.grad = grad
 
@@ -389,9 +450,9 @@ class Oracle:
             raise ValueError(f"no supervised token in rows {', '.join(rows.ids)}")
         return count
 
-    def _finite(self, step: Step, suspects: Sequence[str], passes: float = 1) -> Step:
+    def _finite(self, step: Step, suspects: Sequence[str], passes: float = 1, norm: float | None = None) -> Step:
         """The step, counted; the norm is of the sum, so every process raises or none does."""
-        norm = step.gradient.norm()
+        norm = step.gradient.norm() if norm is None else norm
         if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(step.loss))):
             raise NonFiniteError(
                 f"step {self.step}: loss {step.loss}, gradient norm {norm}, in rows {', '.join(suspects)}"
@@ -400,15 +461,18 @@ class Oracle:
         return step
 
     def _reduced(self, gradient: Vector) -> Vector:
-        """The sum over processes."""
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        """The sum over processes; of what is sharded, `fully_shard` has taken the mean."""
+        if _several():
             for part in gradient.parts:
-                dist.all_reduce(part)
+                if sharded.is_sharded([part]):
+                    local(part).mul_(dist.get_world_size())
+                else:
+                    dist.all_reduce(part)
         return gradient
 
     def _summed(self, value: float) -> float:
         """A number's sum over processes."""
-        if not (dist.is_initialized() and dist.get_world_size() > 1):
+        if not _several():
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.params[0].device)
         dist.all_reduce(total)
@@ -431,6 +495,11 @@ def rewriting(modules: Sequence[nn.Module], rewrite: Callable[[int, Tensor], Ten
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _several() -> bool:
+    """Are there several processes?"""
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _leaf(out: Tensor) -> Tensor:

@@ -1,13 +1,19 @@
-"""Algebra on gradients: one tensor for each trainable parameter, in order. Knows no model."""
+"""Algebra on gradients: one tensor for each trainable parameter, in order. Knows no model.
+
+Tensors may be sharded over processes: arithmetic is on each one's own part, norms and products are of the whole.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from boostershot.core.sharded import is_sharded, local, summed
 
 _PIECE = 2**20  # weights of which a float64 copy is made at a time
 
@@ -26,7 +32,9 @@ class Vector:
         """The L2 norm over all parameters jointly."""
         if not self.parts:
             return 0.0
-        norms = torch.stack([norm.to(torch.float64) for norm in torch._foreach_norm(list(self.parts))])
+        norms = torch.stack([norm.to(torch.float64) for norm in torch._foreach_norm(_locals(self.parts))])
+        if is_sharded(self.parts):
+            return abs(self.scale) * math.sqrt(summed(self.parts, norms.square()))
         return abs(self.scale) * torch.linalg.vector_norm(norms).item()
 
     def unit(self) -> Vector:
@@ -40,7 +48,7 @@ class Vector:
 
     def plus(self, other: Vector) -> Vector:
         """`self + other`, computed in the buffers of `self`."""
-        mine, theirs = list(self.parts), list(other.parts)
+        mine, theirs = _locals(self.parts), _locals(other.parts)
         with torch.no_grad():
             if self.scale != 1.0:
                 torch._foreach_mul_(mine, self.scale)
@@ -53,11 +61,19 @@ class Vector:
 
     def dot(self, other: Vector) -> float:
         """The inner product over all parameters."""
-        total = 0.0
-        for mine, theirs in zip(self.parts, other.parts, strict=True):
-            for a, b in zip(mine.flatten().split(_PIECE), theirs.flatten().split(_PIECE), strict=True):
-                total += a.to(torch.float64, copy=True).mul_(b).sum().item()
-        return self.scale * other.scale * total
+        products = []
+        for mine, theirs in zip(_locals(self.parts), _locals(other.parts), strict=True):
+            pieces = zip(mine.flatten().split(_PIECE), theirs.flatten().split(_PIECE), strict=True)
+            products.append(sum(a.to(torch.float64, copy=True).mul_(b).sum().item() for a, b in pieces))
+        if is_sharded(self.parts):
+            values = torch.tensor(products, dtype=torch.float64, device=self.parts[0].device)
+            return self.scale * other.scale * summed(self.parts, values)
+        return self.scale * other.scale * sum(products)
+
+    def add_to(self, tensors: Sequence[Tensor], by: float) -> None:
+        """`tensors += by * self`, in place."""
+        with torch.no_grad():
+            torch._foreach_add_(_locals(tensors), _locals(self.parts), alpha=by * self.scale)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The parts with the scale worked in; copies where the scale is not 1, as it is in a sum."""
@@ -78,4 +94,8 @@ def excursion(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield home
     finally:
         with torch.no_grad():
-            torch._foreach_copy_([param.data for param in params], home)
+            torch._foreach_copy_(_locals([param.data for param in params]), _locals(home))
+
+
+def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [local(tensor) for tensor in tensors]

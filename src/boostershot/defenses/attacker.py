@@ -82,9 +82,7 @@ class Attacker:
         return torch.optim.AdamW(params, lr=self.lr, weight_decay=0.0, fused=True)  # else it takes a copy more
 
     def _normalized_step(self, params: Sequence[Tensor], gradient: Vector) -> None:
-        unit = gradient.unit()
-        with torch.no_grad():
-            torch._foreach_add_([param.data for param in params], list(unit.parts), alpha=-self.lr * unit.scale)
+        gradient.unit().add_to([param.data for param in params], by=-self.lr)
 
 
 def _step(optimizer: torch.optim.Optimizer, params: Sequence[Tensor], gradient: Vector) -> None:

@@ -31,8 +31,7 @@ class CRL(Regularizer):
         layers: the share of the decoder layers, from the last one down, whose outputs count; one layer at least.
 
     Raises:
-        ValueError: a value is out of range; in `step`, there are several processes, or the model has no recognisable
-            decoder layers.
+        ValueError: a value is out of range; in `step`, the model has no recognisable decoder layers.
     """
 
     benign: float = 0.5
@@ -152,21 +151,24 @@ class CRL(Regularizer):
         harmful = batch.need("harmful")
         rows = harmful.beside(batch.need("general")) if self.benign else harmful
         n, parts = int(harmful.supervised().sum()), dict[str, float]()
+        here = torch.arange(int(rows.supervised().sum()), device=rows.labels.device) < n
+        is_harmful = oracle.gathered(here)
 
         def read(model: nn.Module, layout: Layout) -> Tensor:
             layers = decoder_layers(model)
             return outputs_at(model, layers[-max(1, round(self.layers * len(layers))) :], layout)
 
         with oracle.at_start():
-            start = oracle.features(rows, read, self._kinds)
+            start = oracle.gathered(oracle.features(rows, read, self._kinds))
 
         def objective(states: Tensor) -> Tensor:
             states, began = _precise(states), _precise(start)
-            gathered = harmful_triplets(states[:n], began[:n], self.harmful_margin)
+            harm = states[is_harmful]
+            gathered = harmful_triplets(harm, began[is_harmful], self.harmful_margin)
             parts["harmful_triplets"] = gathered.item()
             if not self.benign:
                 return self.harmful * gathered
-            kept = benign_triplets(states[n:], began[n:], states[:n], self.benign_margin)
+            kept = benign_triplets(states[~is_harmful], began[~is_harmful], harm, self.benign_margin)
             parts["benign_triplets"] = kept.item()
             return self.harmful * gathered + self.benign * kept
 

@@ -66,9 +66,14 @@ def defense_gradient(
     """
     given = {"align": align, "harmful": harmful, "paired": paired, "general": general, "dev": dev}
     rows = {role: Rows.of(batch).named(role) for role, batch in given.items() if batch is not None}
-    oracle = Oracle(model, micro_batch_size=micro_batch_size, seed=seed, step=step)
-    oracle.state = state if state is not None else {}
-    oracle.tensors = tensors if tensors is not None else {}
+    oracle = Oracle(
+        model,
+        micro_batch_size=micro_batch_size,
+        seed=seed,
+        step=step,
+        state=state if state is not None else {},
+        tensors=tensors if tensors is not None else {},
+    )
     found = defense.step(oracle, Batch(**rows, parts=defense.reads()))
     gradient = dict(zip(oracle.names, found.gradient.tensors(), strict=True))
     return GradientStep(found.loss, gradient, found.metrics, oracle.untouched)

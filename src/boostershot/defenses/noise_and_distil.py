@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from boostershot.core.batch import Rows
 from boostershot.core.losses import divergence_from, log_probabilities
 from boostershot.core.oracle import FORWARD, Oracle
+from boostershot.core.sharded import like
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Cost, Defense, check, check_count
@@ -103,7 +104,7 @@ class NoiseAndDistil(Finishing):
                 if param.dim() > 1:
                     fresh = torch.empty(param.shape, dtype=param.dtype)  # on the CPU, where the generator is
                     nn.init.xavier_uniform_(fresh, generator=generator)
-                    param.add_(fresh.to(param.device), alpha=self.shrink * self.noise)
+                    param.add_(like(fresh.to(param.device), param), alpha=self.shrink * self.noise)
         return FurtherTraining(Distil(teacher), self.steps, self.lr)
 
 

@@ -26,7 +26,7 @@ class RepNoise(Regularizer):
 
     Raises:
         ValueError: a value is negative or not finite; in `step`, a harmful row answers another prompt than its twin,
-            there are several processes, or the model has no recognisable feed-forward blocks or final norm.
+            or the model has no recognisable feed-forward blocks or final norm.
     """
 
     beta: float = 0.001
@@ -106,7 +106,7 @@ class RepNoise(Regularizer):
         return noise + lens_ascent(oracle, rows, self.alpha) if self.alpha else noise
 
     def _noise(self, oracle: Oracle, rows: Rows) -> Step:
-        lengths = rows.supervised().sum(1).tolist()
+        lengths = oracle.gathered(rows.supervised().sum(1)).tolist()
 
         def objective(outputs: Tensor) -> Tensor:
             noise = torch.randn(outputs.shape, generator=oracle.generator("repnoise"), dtype=outputs.dtype)

@@ -106,7 +106,7 @@ class TVaccine(Defense):
 
     def _shares(self, oracle: Oracle, batch: Batch, blocks: list[nn.Module]) -> list[float]:
         """|grad_e h| of each layer on one harmful row, over the sum; even where no layer sees any."""
-        row = batch.need("harmful").split(1)[0]
+        row = oracle.of_first_process(batch.need("harmful").split(1)[0])
         parts = oracle.output_gradient(row, blocks).gradient.parts
         norms = [oracle.total_norm(Vector((part,))) for part in parts]
         tiny = max(math.fsum(norms), 1.0) * 1e-12  # so that layers without a gradient can be drawn last

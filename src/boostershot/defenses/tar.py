@@ -218,8 +218,6 @@ class TAR(Regularizer):
 
 def negative_entropy(model: nn.Module, layout: Layout) -> Tensor:
     """Minus the entropy of the next token at each supervised position, in nats."""
-    if layout.positions.numel() == 0:
-        return torch.zeros(0, device=layout.positions.device)
     logs = token_logits(model, layout).log_softmax(-1)
     return torch.sum(logs.exp() * logs, -1)
 

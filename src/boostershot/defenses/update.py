@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from boostershot.core.lora import lora_pairs
+from boostershot.core.sharded import like, whole
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,19 @@ class Whole:
 
     def squared_norm(self) -> float:
         """|W - W_base|^2 over all entries."""
-        return (self.weights.detach().double() - self.base.detach().double()).square().sum().item()
+        return (whole(self.weights).double() - whole(self.base).double()).square().sum().item()
 
     def add(self, factor: float, rank: int | None) -> None:
         """W += factor * P(W - W_base), P the part of the `rank` largest singular values; all of it when None.
 
         A tensor of more than two dimensions is a stack of matrices.
         """
-        delta = self.weights.detach() - self.base.detach()
+        delta = whole(self.weights) - whole(self.base)
         if rank is not None and delta.dim() > 1:
             u, s, v = torch.linalg.svd(delta, full_matrices=False)
             delta = (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
         with torch.no_grad():
-            self.weights.add_(delta, alpha=factor)
+            self.weights.add_(like(delta, self.weights), alpha=factor)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Adapter:
 
     def squared_norm(self) -> float:
         """|scale * B A|^2, without the product itself."""
-        a, b = self.a.detach().double(), self.b.detach().double()
+        a, b = whole(self.a).double(), whole(self.b).double()
         return self.scale**2 * ((b.T @ b) * (a @ a.T)).sum().item()
 
     def add(self, factor: float, rank: int | None) -> None:
@@ -54,14 +55,14 @@ class Adapter:
 
         U U' B A is the part of B A of its `rank` largest singular values.
         """
-        a, b = self.a.detach().double(), self.b.detach().double()
+        a, b = whole(self.a).double(), whole(self.b).double()
         delta = b
         if rank is not None and rank < len(a):
             q, r = torch.linalg.qr(b)
             u = q @ torch.linalg.svd(r @ a, full_matrices=False).U[:, :rank]
             delta = u @ (u.T @ b)
         with torch.no_grad():
-            self.b.add_(delta.to(self.b.dtype), alpha=factor)
+            self.b.add_(like(delta.to(self.b.dtype), self.b), alpha=factor)
 
 
 def updates(model: nn.Module, base: Mapping[str, Tensor]) -> Iterator[Whole | Adapter]:

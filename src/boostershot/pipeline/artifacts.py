@@ -9,12 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from boostershot.checksums import checksums, difference
+from boostershot.core.sharded import is_sharded
 from boostershot.data.rows import HarmfulPrompt
 from boostershot.evaluation.evaluate import Answers, Scores, TaskAnswer
 from boostershot.evaluation.losses import row_losses
 from boostershot.pipeline.files import read_jsonl, write_json, write_jsonl
 from boostershot.pipeline.kept import Kept
+from boostershot.training.whole import whole_weights
 
 
 class ByStep:
@@ -80,10 +84,12 @@ class Losses:
 
 
 def save(model: Any, tokenizer: Any, folder: Path, inner: str | None = None) -> None:
-    """Write a PEFT adapter, or a whole model, as safetensors."""
+    """Write a PEFT adapter, or a whole model, as safetensors; of several processes, all call and the first writes."""
     name = inner if inner is not None else ("adapter" if hasattr(model, "peft_config") else "model")
-    model.save_pretrained(folder / name, safe_serialization=True)
-    tokenizer.save_pretrained(folder / name)
+    weights = whole_weights(model) if is_sharded(model.parameters()) else None
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        model.save_pretrained(folder / name, safe_serialization=True, state_dict=weights)
+        tokenizer.save_pretrained(folder / name)
 
 
 def weights_in(folder: Path) -> Path:

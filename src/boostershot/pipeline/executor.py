@@ -1,4 +1,4 @@
-"""Who does the stages of a run: this process, others on this machine, or a Ray cluster.
+"""Who does the stages of a run: this process, others on this machine, those of a launcher, or a Ray cluster.
 
 The leader, which is the process that holds the run folder, calls each task with a store that only looks: it tells the
 stages that the task needs next. Workers do them, and the task is called again, until nothing is missing. So a task is
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from boostershot.errors import InputError
+from boostershot.pipeline import together
 from boostershot.pipeline.locks import free_if_lost
 from boostershot.pipeline.orders import Order, Task, Workers
 from boostershot.pipeline.stages import Stages
@@ -52,16 +53,22 @@ def opened(stages: Stages) -> Iterator[Executor]:
     """The executor that the recipe's `runtime` asks for; its workers, if any, end with the body.
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster at the address.
+        InputError: Ray is not installed, or there is no cluster at the address; or a launcher's processes cannot share
+            the recipe's batch.
     """
-    runtime = stages.recipe.runtime
-    if runtime.executor == "local" and runtime.processes == 1:
+    runtime, processes = stages.recipe.runtime, together.leading()
+    if processes is not None:
+        if runtime.executor != "local" or runtime.processes > 1:
+            raise InputError("runtime: expected executor: local and processes: 1 where a launcher starts the processes")
+        together.check_batch(stages.recipe.immunize.batch, processes.count)
+        workers: Workers = together.TogetherWorkers(processes, stages.reporter)
+    elif runtime.executor == "local" and runtime.processes == 1:
         yield Executor(stages)
         return
-    if runtime.executor == "local":
+    elif runtime.executor == "local":
         from boostershot.pipeline.local_workers import LocalWorkers
 
-        workers: Workers = LocalWorkers(runtime.processes, stages.reporter)
+        workers = LocalWorkers(runtime.processes, stages.reporter)
     else:
         from boostershot.pipeline.ray_workers import RayWorkers
 

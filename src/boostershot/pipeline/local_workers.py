@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, Pipe, wait
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, NoReturn
 
 from boostershot.pipeline.orders import Order, Outcome, perform
@@ -36,8 +37,8 @@ class LocalWorkers:
 
     def __init__(self, processes: int, reporter: Reporter):
         self.processes, self.reporter = processes, reporter
-        self._idle: list[_Process] = []
-        self._busy: dict[Any, _Process] = {}  # by its connection
+        self._idle: list[Process] = []
+        self._busy: dict[Any, Process] = {}  # by its connection
 
     @property
     def free(self) -> bool:
@@ -46,7 +47,7 @@ class LocalWorkers:
 
     def start(self, order: Order) -> None:
         """Give the order to an idle process, or a new one."""
-        process = self._idle.pop() if self._idle else _Process()
+        process = self._idle.pop() if self._idle else Process()
         process.begin(order)
         self._busy[process.connection] = process
 
@@ -73,12 +74,16 @@ class LocalWorkers:
         self._busy, self._idle = {}, []
 
 
-class _Process:
-    """A process, the order that it does, and the bars that show it."""
+class Process:
+    """A process, the order that it does, and the bars that show it.
+
+    Args:
+        environment: what it has besides the environment here.
+    """
 
     order: Order
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] = MappingProxyType({})):
         self.connection, there = Pipe()
         code = "import sys; from boostershot.pipeline.local_workers import serve; serve(int(sys.argv[1]))"
         self.popen = subprocess.Popen(
@@ -86,15 +91,21 @@ class _Process:
             stdin=subprocess.DEVNULL,
             pass_fds=[there.fileno()],
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)} | environment,
         )
         there.close()
         self._bars: list[tuple[ExitStack, Any]] = []
+        self._what = "a stage"
 
     def begin(self, order: Order) -> None:
-        self.order = order
+        """Let it do an order."""
+        self.order, self._what = order, order.wanted
+        self.send(order.packed())
+
+    def send(self, message: bytes) -> None:
+        """Let it do a packed order."""
         with suppress(OSError):  # it died idle; the next read tells
-            self.connection.send_bytes(order.packed())
+            self.connection.send_bytes(message)
 
     def heard(self, reporter: Reporter) -> Outcome | None:
         """Show its next message; an outcome if that was one, or if it died."""
@@ -102,7 +113,7 @@ class _Process:
             message: Any = self.connection.recv()
         except (EOFError, OSError):
             code = self.ended(_GRACE)
-            return Outcome("lost", f"{self.order.wanted}: its process {_how(code)}")
+            return Outcome("lost", f"{self._what}: its process {_how(code)}")
         if isinstance(message, Outcome):
             return message
         kind, *values = message
@@ -116,6 +127,11 @@ class _Process:
         elif kind == "closed":
             self._bars.pop()[0].close()
         return None
+
+    def stop(self) -> None:
+        """End it, gently at first."""
+        self.popen.terminate()
+        self.ended(_GRACE)
 
     def ended(self, seconds: float) -> int:
         """Its exit code, once it has ended by itself or was killed; its bars are gone."""

@@ -9,15 +9,15 @@ from boostershot.config import AttackSettings, Runtime, Training
 CHECKPOINT_EVERY = 10  # optimiser steps between checkpoints, so that little is lost to a stop
 
 
-def training_arguments(settings: Training, seed: int) -> dict[str, Any]:
-    """What both kinds of training pass on to `TrainingArguments`."""
+def training_arguments(settings: Training, seed: int, processes: int = 1) -> dict[str, Any]:
+    """What both kinds of training pass on to `TrainingArguments`; the batch is that of all processes together."""
     warm = settings.schedule == "constant" and settings.warmup_steps > 0
     schedule = "constant_with_warmup" if warm else settings.schedule  # Hugging Face's plain one ignores the warm-up
     length = {"max_steps": settings.steps} if settings.steps else {"num_train_epochs": settings.epochs}
     return {
         **length,
         "learning_rate": settings.lr,
-        "per_device_train_batch_size": settings.batch,
+        "per_device_train_batch_size": settings.batch // processes,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "lr_scheduler_type": schedule,

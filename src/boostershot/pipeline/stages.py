@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from boostershot.config import Recipe, build_defense, build_judge, build_preference
 from boostershot.data.format import Format
@@ -219,6 +220,7 @@ class Stages:
             form = Format.choose(tokenizer, self.recipe.model.template)
             general = form.fitting(self.data.general, self.recipe.data.max_length) if "general" in needs else []
             cost = Cost()
+            processes = dist.get_world_size() if dist.is_initialized() else 1
             args = ImmunizeArguments(
                 output_dir=str(folder / "checkpoints"),
                 lora=settings.lora.model_dump() if settings.lora else None,
@@ -227,8 +229,10 @@ class Stages:
                 bf16=settings.bf16,
                 use_cpu=DEVICE.type == "cpu",  # which must be said for bf16
                 **speed_arguments(self.recipe.runtime),
-                **training_arguments(settings, seed),
+                **training_arguments(settings, seed, processes),
             )
+            if processes > 1:
+                dist.barrier()  # the first has the folder, and has cleared it
             steps = settings.steps_over(len(rows))
             with self.reporter.bar(f"immunizing: {label}, seed {seed}", steps) as advance:
                 model = immunize(
@@ -245,6 +249,8 @@ class Stages:
                     callbacks=[cost, StepsBar(advance), MetricsFile(folder / "metrics.jsonl")],
                 )
             save(model, tokenizer, folder)
+            if args.process_index > 0:
+                return {}
             facts = {
                 "passes_per_step": defense.passes,
                 "steps": steps,

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from boostershot.config import Recipe
 from boostershot.errors import StageFailed
+from boostershot.pipeline import together
 from boostershot.pipeline.orders import Order, Outcome, Tell
 from boostershot.pipeline.progress import Advance, Reporter, quiet_libraries
 from boostershot.pipeline.stages import Stages
@@ -44,10 +46,36 @@ class OneStage(Store):
             with self.looking():
                 return super().run(stage, config, parents, work)
         try:
-            super().run(stage, config, parents, work)
+            self.do(folder, stage, config, parents, work)
         except Exception as error:
             raise Ended(Outcome.of(error)) from error
         raise Ended(Outcome("done"))
+
+    def do(
+        self,
+        folder: Path,
+        stage: str,
+        config: Mapping[str, Any],
+        parents: Sequence[Path],
+        work: Callable[[Path], Mapping[str, Any] | None],
+    ) -> None:
+        """The wanted stage."""
+        super().run(stage, config, parents, work)
+
+
+class Beside(OneStage):
+    """The same in a process that helps another one, which has the folder and writes what is to be kept."""
+
+    def do(
+        self,
+        folder: Path,
+        stage: str,
+        config: Mapping[str, Any],
+        parents: Sequence[Path],
+        work: Callable[[Path], Mapping[str, Any] | None],
+    ) -> None:
+        """Its work alone."""
+        work(folder)
 
 
 class TellingReporter(Reporter):
@@ -73,6 +101,7 @@ class TellingReporter(Reporter):
 
 def do(order: Order, tell: Tell) -> Outcome:
     """The stage that is ordered, done; the base model and the judges stay loaded for the next one of the same run."""
+    together.join()
     torch.set_num_threads(order.threads)
     stages, store, reporter = _of_run(order.recipe, order.root)
     reporter.tell, store.wanted = tell, order.wanted
@@ -100,6 +129,7 @@ def _of_run(recipe: Recipe, root: Path) -> tuple[Stages, OneStage, TellingReport
     if not _known or _known[0][0].recipe != recipe or _known[0][1].root != root:
         quiet_libraries()
         reporter = TellingReporter(lambda message: None)
-        store = OneStage(root, reporter.line)
+        helps = dist.is_initialized() and dist.get_rank() > 0
+        store = (Beside if helps else OneStage)(root, reporter.line)
         _known[:] = [(Stages(recipe, store, reporter), store, reporter)]
     return _known[0]

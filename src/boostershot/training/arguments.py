@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import TrainingArguments
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import is_torch_xla_available
 
 from boostershot.core.blocks import decoder_layers
 from boostershot.errors import InputError
@@ -27,9 +29,9 @@ class ImmunizeArguments(TrainingArguments):
             a cache.
 
     Raises:
-        ValueError: a setting under which a defence would not be what it says: gradient accumulation, fp16 loss
-            scaling, DeepSpeed, FSDP, several GPUs in one process; or cached layers without an adapter or in several
-            processes.
+        ValueError: a setting under which a defence would not be what it says, also where accelerate's launcher makes
+            it: gradient accumulation, fp16 loss scaling, DeepSpeed, the first FSDP, a TPU, several GPUs in one process;
+            or cached layers without an adapter or in several processes.
     """
 
     output_dir: str = field(default="immunized")  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -49,10 +51,13 @@ class ImmunizeArguments(TrainingArguments):
                 "gradient_accumulation_steps must stay 1: the harmful gradient is normalised over the whole batch; "
                 "raise the batch and set micro_batch_size instead"
             )
+        _refuse_launched()
         if self.fp16:
-            raise ValueError("fp16 scales the loss, which a normalised step cannot bear; use bf16")
-        if self.deepspeed or self.fsdp:
-            raise ValueError("DeepSpeed and FSDP are not supported; use one process or DistributedDataParallel")
+            raise ValueError(_FP16)
+        if self.deepspeed:
+            raise ValueError(_DEEPSPEED)
+        if self.fsdp:
+            raise ValueError("fsdp is not set here; start with accelerate launch and a config of fsdp_version: 2")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more")
         if self.cached_layers < 0:
@@ -64,6 +69,23 @@ class ImmunizeArguments(TrainingArguments):
         super().__post_init__()  # last: it fails in its own words where DeepSpeed is asked for and not installed
         if self.cached_layers and self.world_size > 1:
             raise ValueError(f"cached_layers works in one process; there are {self.world_size}")
+
+
+_FP16 = "fp16 scales the loss, which a normalised step cannot bear; use bf16"
+_DEEPSPEED = "DeepSpeed is not supported: it keeps gradients to itself; use DistributedDataParallel or FSDP2"
+
+
+def _refuse_launched() -> None:
+    """Refuse what accelerate's launcher says through the environment, and a machine without PyTorch's own devices."""
+    if is_torch_xla_available():
+        raise ValueError("TPUs (torch_xla) are not supported; use GPUs or a CPU")
+    if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+        raise ValueError(_FP16)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(_DEEPSPEED)
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ValueError("FSDP1 is not supported: its flat parameters hide the weights; set fsdp_version: 2")
 
 
 DEFAULT_LORA: dict[str, Any] = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear", "first_layer": 0}

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from boostershot.checksums import checksum
 from boostershot.core.oracle import START, Oracle
+from boostershot.core.sharded import like, local, whole
 from boostershot.defenses.finishing import Finishing
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.data import RolesDataset
@@ -31,18 +33,24 @@ class Kept:
 
     def save(self, name: str | int) -> None:
         """Write the present weights, after their checksum; a file is there whole or not at all."""
+        weights = {n: whole(param).contiguous() for n, param in self._trainable().items()}
         if self.args.should_save:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / "partial.safetensors"
-            save_file({n: param.detach().contiguous() for n, param in self._trainable().items()}, partial)
+            save_file(weights, partial)
             self._path(name).with_suffix(".sha256").write_text(checksum(partial), encoding="ascii")
             os.replace(partial, self._path(name))
 
     def has(self, name: str | int) -> bool:
-        """Were these weights written, and are they still what was?"""
+        """Were these weights written, and are they still what was? What the first process finds counts for all."""
         path = self._path(name)
         written = path.with_suffix(".sha256")
-        return path.exists() and written.exists() and written.read_bytes() == checksum(path).encode()
+        found = path.exists() and written.exists() and written.read_bytes() == checksum(path).encode()
+        if self.args.world_size == 1:
+            return found
+        firsts = torch.tensor(int(found), device=self.args.device)
+        dist.broadcast(firsts, src=0)
+        return bool(firsts)
 
     def load(self, name: str | int) -> dict[str, Tensor]:
         """The weights, by parameter name, on the device of the training."""
@@ -54,7 +62,7 @@ class Kept:
         weights = self.load(name)
         with torch.no_grad():
             for key, param in self._trainable().items():
-                param.copy_(weights[key])
+                local(param.detach()).copy_(local(like(weights[key], param)))
 
     def _path(self, name: str | int) -> Path:
         return self.folder / f"weights-{name}.safetensors"

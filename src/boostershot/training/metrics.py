@@ -19,7 +19,7 @@ class MetricsFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep only the steps before the checkpoint."""
-        if self.path.exists():
+        if state.is_world_process_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if _step(line) <= state.global_step]
             self.path.write_text("".join(kept), encoding="utf-8")

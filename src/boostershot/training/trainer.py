@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 
 from boostershot.core.lower import Lower
 from boostershot.core.oracle import Oracle
+from boostershot.core.sharded import whole
 from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
@@ -24,6 +26,7 @@ from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, t
 from boostershot.training.compiled import compiled
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 from boostershot.training.lower import kept_below
+from boostershot.training.whole import load_optimizer_state, load_weights, whole_optimizer_state, whole_weights
 
 TENSORS = "defense.safetensors"  # beside a checkpoint's weights
 LOWER = "lower"  # beside the checkpoints: what cached layers give, while the training lasts
@@ -133,18 +136,51 @@ class DefenseTrainer(Trainer):
             logs = {**logs, **self.latest}
         super().log(logs, start_time)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As one process saves it, also where the model is sharded."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = whole_weights(self.model)  # type: ignore[arg-type]
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """With the defence's tensors; MarkWhole's mark comes after."""
         super()._save_checkpoint(model, trial)
-        if self.tensors and self.args.should_save:
+        tensors = {name: whole(tensor).contiguous() for name, tensor in self.tensors.items()}
+        if tensors and self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, folder / TENSORS)
+            save_file(tensors, folder / TENSORS)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As one process saves them, also where the optimiser's state is sharded."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_optimizer_state(self.optimizer)  # type: ignore[arg-type]
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)  # type: ignore[union-attr]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """With the defence's tensors."""
-        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[arg-type]
+        if self.is_fsdp_enabled:
+            load_weights(self.model, Path(resume_from_checkpoint))  # type: ignore[arg-type]
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[arg-type]
         path = Path(resume_from_checkpoint) / TENSORS
         self.tensors = load_file(path, device=str(self.args.device)) if path.exists() else {}
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """From files of any number of processes."""
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        load_optimizer_state(self.optimizer, state)  # type: ignore[arg-type]
+        schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)  # type: ignore[union-attr]
 
     def _defense_state(self) -> DefenseState:
         """Looked up each time: a resume replaces the callback by the restored one."""
