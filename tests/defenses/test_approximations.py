@@ -67,7 +67,7 @@ def test_rounding_up_is_not_led_astray_by_floating_point():
 
 
 def test_each_fresh_batch_is_cut_to_its_first_rows():
-    whole = Batch(harmful=Rows.of(random_batch(ROWS)), parts={"harmful": 2}, shares={"harmful": 0.5})
+    whole = Batch(harmful=Rows.of(random_batch(ROWS)), parts={"harmful": 2}).first("harmful", 0.5)
     assert [one.ids for one in whole.several("harmful", 2)] == [("row 0", "row 1"), ("row 4", "row 5")]
     assert whole.need("harmful").ids == ("row 0", "row 1")
 

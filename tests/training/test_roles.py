@@ -106,7 +106,7 @@ def test_the_first_rows_of_the_batches_pass_over_all_harmful_rows_in_time():
     seen = Counter()
     for _ in range(60):
         for batch in loader:
-            seen.update(Batch(harmful=rows_of(batch["harmful"]), shares={"harmful": 0.3}).need("harmful").ids)
+            seen.update(Batch(harmful=rows_of(batch["harmful"])).first("harmful", 0.3).need("harmful").ids)
     assert set(seen) == {row.name for row in HARMFUL}
     assert sum(seen.values()) == 60 * 4 * 2
     assert max(seen.values()) < 1.6 * min(seen.values())  # 60 of each on average

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from boostershot.core.batch import Rows
 from boostershot.core.vector import Vector
@@ -18,7 +18,6 @@ class Batch:
     is steered by measurement. A defence takes the roles that it needs.
 
     A role's rows are cut, in order, into `parts[role]` batches of even size; all that read one batch read the first.
-    Of each batch, the first `shares[role]` of the rows are read; all where nothing is said.
     """
 
     align: Rows | None = None
@@ -27,8 +26,14 @@ class Batch:
     general: Rows | None = None
     dev: Rows | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
-    shares: Mapping[str, float] = field(default_factory=dict)
+    _shares: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     _cut: dict[tuple[str, int], list[Rows]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def first(self, role: str, share: float) -> Batch:
+        """The same, where of each batch of a role the first rows are read: so large a share of them."""
+        fewer = replace(self)
+        fewer._shares.update({**self._shares, role: share})
+        return fewer
 
     def need(self, role: str) -> Rows:
         """The rows of a role: its first batch.
@@ -47,7 +52,7 @@ class Batch:
         rows: Rows | None = getattr(self, role)
         if rows is None:
             raise ValueError(f"this defence needs {role} rows, and the batch has none")
-        parts, share = max(n, self.parts.get(role, 1)), self.shares.get(role, 1.0)
+        parts, share = max(n, self.parts.get(role, 1)), self._shares.get(role, 1.0)
         if parts == 1:
             return [rows if share == 1 else rows.first(share)]
         if len(rows) < parts:

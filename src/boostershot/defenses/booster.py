@@ -206,7 +206,7 @@ class Booster(Regularizer):
         lam, alpha, steering = self.strength(oracle, batch)
         if not self.approximate:
             return (lam * self._bracket(oracle, batch, alpha)).log(**steering)
-        fewer = replace(batch, shares={"harmful": self.harmful_share})
+        fewer = batch.first("harmful", self.harmful_share)
         with oracle.sharing_nothing():
             bracket = (self._bracket if self.reuse == 1 else self._bracket_of_kept)(oracle, fewer, alpha)
         return (self.every * lam * bracket).log(**steering)

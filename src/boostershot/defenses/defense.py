@@ -25,15 +25,15 @@ class Cost:
         own: forward-backward passes over a batch; a forward alone is a third. An average, where steps differ.
         shared: roles whose plain gradient at w is read, and how often: each is computed once.
         memory: tensors of the trainable weights' size, at the peak, beyond the gradient that any training has.
-        kept: how many of them stay from step to step.
         activations: further memory in words, for the methods that keep activations.
+        kept: how many of the tensors stay from step to step.
     """
 
     own: float = 0
     shared: Mapping[str, int] = field(default_factory=dict)
     memory: float = 0
-    kept: float = 0
     activations: str = ""
+    kept: float = 0
 
     @property
     def passes(self) -> float:
@@ -56,8 +56,8 @@ class Cost:
             self.own + other.own,
             Counter(self.shared) + Counter(other.shared),
             max(first, 1 + self.kept + other.memory),
-            self.kept + other.kept,
             words,
+            self.kept + other.kept,
         )
 
 

@@ -64,9 +64,11 @@ class ImmunizeArguments(TrainingArguments):
             raise ValueError(f"cached_layers is {self.cached_layers}; expected 0 or more")
         if self.cached_layers and self.lora is None:
             raise ValueError("cached_layers is given and lora is None; expected an adapter on the layers above")
-        if self.cached_layers and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):  # loses gradients
-            raise ValueError("cached_layers is given and use_reentrant is true; expected use_reentrant: false")
         super().__post_init__()  # last: it fails in its own words where DeepSpeed is asked for and not installed
+        checkpointing = self.gradient_checkpointing_kwargs
+        if self.cached_layers and isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
+            # It sees no gradient where the first layer's input has none, and says nothing.
+            raise ValueError("cached_layers is given and use_reentrant is true; expected use_reentrant: false")
         if self.cached_layers and self.world_size > 1:
             raise ValueError(f"cached_layers works in one process; there are {self.world_size}")
 
@@ -88,7 +90,7 @@ def _refuse_launched() -> None:
         raise ValueError("FSDP1 is not supported: its flat parameters hide the weights; set fsdp_version: 2")
 
 
-DEFAULT_LORA: dict[str, Any] = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear", "first_layer": 0}
+DEFAULT_LORA: dict[str, Any] = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
 
 
 def attach_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PeftModel:
@@ -102,14 +104,14 @@ def attach_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PeftModel:
     Raises:
         InputError: the model has no such decoder layer.
     """
-    values = {**DEFAULT_LORA, **lora}
+    values, first = {**DEFAULT_LORA, **lora}, lora.get("first_layer", 0)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=values["rank"],
         lora_alpha=values["alpha"],
         lora_dropout=values["dropout"],
         target_modules=values["targets"],
-        exclude_modules=_within_layers_below(model, values["first_layer"]) if values["first_layer"] else None,
+        exclude_modules=_within_layers_below(model, first) if first else None,
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
 

@@ -54,7 +54,7 @@ def train(
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
         if args.cached_layers:
             read = [row for some in rows.roles.values() for row in some]
-            autocast = trainer.accelerator.autocast
+            autocast: Any = trainer.accelerator.autocast
             trainer.lower = kept_below(model, args.cached_layers, read, kept, args.micro_batch_size, autocast)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     shutil.rmtree(kept, ignore_errors=True)
