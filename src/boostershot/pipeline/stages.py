@@ -216,7 +216,8 @@ class Stages:
             dev = [HarmfulPrompt(**row) for row in read_jsonl(steering / "rows.jsonl")] if steering else []
             model, tokenizer = load_base(self.recipe.model.id)
             if settings.bf16 and settings.lora:
-                model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] - frozen; autocast alone would keep a second copy for the backward
+                # Frozen in it, too: autocast alone would keep a second copy of the weights for the backward.
+                model.to(torch.bfloat16)  # pyright: ignore[reportArgumentType]
             form = Format.choose(tokenizer, self.recipe.model.template)
             general = form.fitting(self.data.general, self.recipe.data.max_length) if "general" in needs else []
             cost = Cost()
