@@ -21,7 +21,7 @@ from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
-from boostershot.models import Layer, load_base, model_fingerprint
+from boostershot.models import DEVICE, Layer, load_base, model_fingerprint
 from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
     finished,
@@ -220,6 +220,7 @@ class Stages:
                 output_dir=str(folder / "checkpoints"),
                 lora=settings.lora.model_dump() if settings.lora else None,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
+                use_cpu=processes > 1 and DEVICE.type == "cpu",  # else accelerate sees no processes without GPUs
                 **training_arguments(settings, seed, processes),
             )
             if processes > 1:
