@@ -221,6 +221,7 @@ class Stages:
                 lora=settings.lora.model_dump() if settings.lora else None,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
                 use_cpu=processes > 1 and DEVICE.type == "cpu",  # else accelerate sees no processes without GPUs
+                log_level_replica="error",  # the first process speaks for all
                 **training_arguments(settings, seed, processes),
             )
             if processes > 1:
