@@ -20,7 +20,7 @@ from boostershot.core.sharded import whole
 from boostershot.defenses import Defense
 from boostershot.training.arguments import attach_lora
 from every_defense import SETTINGS
-from tiny import tiny_gpt2, tiny_llama
+from tiny import tiny_gpt2
 
 ROLES = {role: other_answers(seed=i) for i, role in enumerate(("align", "harmful", "paired", "general", "dev"), 1)}
 FINISHING = {name: defense for name, defense in SETTINGS.items() if name in ("lox", "noise_and_distil")}
@@ -33,7 +33,7 @@ def full() -> nn.Module:
 
 def adapted() -> nn.Module:
     """A LoRA adapter on frozen weights, some way into its training."""
-    model = attach_lora(tiny_llama(dtype=torch.float64, std=0.2), {"rank": 2})
+    model = attach_lora(tiny_gpt2(dtype=torch.float64, std=0.2), {"rank": 2})
     torch.manual_seed(1)
     for param in model.parameters():
         if param.requires_grad:

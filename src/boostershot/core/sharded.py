@@ -16,12 +16,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, in the same memory and without a graph."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor; every process must ask for it."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def like(tensor: Tensor, param: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def is_sharded(tensors: Iterable[Tensor]) -> bool:
     return any(isinstance(tensor, DTensor) for tensor in tensors)
 
 
-def modules(model: nn.Module) -> list[FSDPModule]:
+def modules(model: nn.Module) -> Sequence[FSDPModule]:
     """The modules to which `fully_shard` was applied, with their parameters sharded.
 
     Parameters that a pass has left whole would not notice that their parts are moved: a perturbation would be nothing.

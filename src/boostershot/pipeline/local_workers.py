@@ -85,13 +85,14 @@ class Process:
 
     def __init__(self, environment: Mapping[str, str] = MappingProxyType({})):
         self.connection, there = Pipe()
+        path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         code = "import sys; from boostershot.pipeline.local_workers import serve; serve(int(sys.argv[1]))"
         self.popen = subprocess.Popen(
             [sys.executable, "-c", code, str(there.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=[there.fileno()],
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)} | environment,
+            env=os.environ | {"PYTHONPATH": path} | dict(environment),
         )
         there.close()
         self._bars: list[tuple[ExitStack, Any]] = []

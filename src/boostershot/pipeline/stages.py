@@ -228,7 +228,8 @@ class Stages:
                 cached_layers=settings.cached_layers,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
                 bf16=settings.bf16,
-                use_cpu=DEVICE.type == "cpu",  # which must be said for bf16
+                use_cpu=DEVICE.type == "cpu",  # which must be said for bf16, and for processes without GPUs
+                log_level_replica="error",  # the first process speaks for all
                 **speed_arguments(self.recipe.runtime),
                 **training_arguments(settings, seed, processes),
             )

@@ -83,7 +83,7 @@ class Processes:
 
     def tell(self, key: str, value: str | bytes = "yes") -> None:
         """Let all know."""
-        self.store.set(f"boostershot/{key}", value)
+        self.store.set(f"boostershot/{key}", value)  # pyright: ignore[reportArgumentType] - of torch's annotations
 
     def told(self, key: str) -> bytes | None:
         """What somebody let all know, if he has."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -89,6 +90,11 @@ class DefenseTrainer(Trainer):
     ):
         if args.n_gpu > 1:
             raise ValueError("several GPUs in one process are not supported; start with accelerate launch")
+        if dist.is_initialized() and dist.get_world_size() != args.world_size:
+            raise ValueError(
+                f"the training arguments know of {args.world_size} of {dist.get_world_size()} processes; set use_cpu "
+                "where there is no GPU"
+            )
         args.restore_callback_states_from_checkpoint = True
         super().__init__(
             model=model,  # type: ignore[arg-type]
