@@ -31,6 +31,11 @@ def test_the_recipe_takes_the_trials(bench):
     assert recipe.evaluate.split == "dev"
     assert recipe.immunize.steps == 3
     assert recipe.defenses.keys() == {"sft", *labelled}
+    chosen = {"booster": labelled["booster-0"], "sdd": {"method": "sdd"}}
+    approximated = bench["approximated"](chosen)
+    recipe = bench["recipe"]("bench-defenses", "test", [0], chosen | approximated, [])
+    assert [recipe.defenses[label]["every"] for label in approximated] == [3, 1, 1]
+    assert bench["approximated"]({"sdd": {"method": "sdd"}}) == {}
 
 
 def row(score, accuracy=50.0, degenerate=0.0):
