@@ -66,8 +66,8 @@ def test_the_gradient_is_that_of_the_whole_model(label):
     check_starts_at(model, 1)
     expected, _ = taken(model, defense, micro_batch_size=3)
     lower, ran = known(model, ROLES.values()), []
-    handle = model.base_model.model.model.layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
     with lower.skipped():
+        handle = model.base_model.model.model.layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
         found, _ = taken(model, defense, lower, micro_batch_size=3)
     handle.remove()
     assert not ran
