@@ -62,8 +62,10 @@ class Distance:
         for name, module in model.named_modules():
             for i, (a, b, scale) in enumerate(lora_pairs(name, module)):
                 first = self._pairs.get((name, i))
-                if first is not None:  # [B, -B0] [A; A0] = B A - B0 A0
-                    a, b = torch.cat([a.detach(), first[0]]), torch.cat([b.detach(), -first[1]], dim=1)
+                a, b = a.detach(), b.detach()
+                if first is not None:  # B A - B0 A0 = [B - B0, B0] [A; A - A0], in which nothing large cancels
+                    a0, b0 = first
+                    a, b = torch.cat([a, a - a0]), torch.cat([b - b0, b0], dim=1)
                 yield Adapter(a, b, scale).squared_norm()
 
 
