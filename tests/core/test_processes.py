@@ -93,7 +93,12 @@ def finished(build: Callable[[], nn.Module], defense) -> dict[str, torch.Tensor]
 
 
 def works_on(kind: str, name: str) -> bool:
-    """Is this setting tried there? Compositions and variants on all weights only, to save time."""
+    """Is this setting tried there? Compositions and variants on all weights only, to save time.
+
+    A share of the rows is of each process's own, so one process reads others: there is nothing to compare with.
+    """
+    if name == "booster, half the rows":
+        return False
     return name in bs.DEFENSES if kind.startswith("LoRA") else not (kind == "full, FSDP2" and name == "booster, exact")
 
 
@@ -188,7 +193,7 @@ def test_two_processes_agree_with_one(tmp_path: Path):
         pass
     for rank in (0, 1):
         found, ends, metrics, lacking = torch.load(tmp_path / f"{rank}.pt")
-        assert {name for _, name in found} == SETTINGS.keys()
+        assert {name for _, name in found} == SETTINGS.keys() - {"booster, half the rows"}
         assert {name for kind, name in found if kind == "LoRA, FSDP2"} == bs.DEFENSES.keys()
         for (kind, name), step in found.items():
             assert_same(step, alone[single[kind], name], f"{name}, {kind}, process {rank}")

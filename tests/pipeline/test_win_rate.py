@@ -1,6 +1,7 @@
 """A run whose task no rule scores, with an endpoint that compares the answers with the references."""
 
 import json
+import re
 
 import pytest
 
@@ -72,12 +73,12 @@ def test_a_task_with_a_rule_has_no_win_rate(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("gpt", "evaluate.preference: is .gpt"),
+        ("gpt", 'evaluate.preference: is "gpt"'),
         ({"model": "m"}, "evaluate.preference.base_url: is missing"),
         ({"base_url": "http://x/v1", "model": "m", "threshold": 0.5}, "evaluate.preference.threshold: unknown"),
         ({"base_url": "http://x/v1", "model": "m", "timeout": 0}, "evaluate.preference.timeout: is 0"),
     ],
 )
 def test_a_wrong_section_is_told_in_a_line(recipe, given, said):
-    with pytest.raises(InputError, match=said.replace(".", r"\.")):
+    with pytest.raises(InputError, match=re.escape(said)):
         parse_recipe({**recipe, "evaluate": {**recipe["evaluate"], "preference": given}})
