@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from boostershot.core.batch import Layout, Rows, padded, trie
+from boostershot.core.temporarily import keeping_modes
 
 _reads_tries: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -123,18 +124,14 @@ def reads_tries(model: nn.Module) -> bool:
     """
     if model not in _reads_tries:
         rows = probe_rows(model)
-        training = [module for module in model.modules() if module.training]
-        model.eval()
         try:
-            with torch.no_grad():
+            with keeping_modes(model), torch.no_grad():
+                model.eval()
                 expected = token_losses(model, padded(rows))
                 actual = token_losses(model, trie(rows, next(model.parameters()).dtype))
             agree = torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
         except (TypeError, ValueError, RuntimeError, IndexError):
             agree = False
-        finally:
-            for module in training:
-                module.training = True
         _reads_tries[model] = agree
     return _reads_tries[model]
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from boostershot.core.batch import Layout, Rows, padded
 from boostershot.core.blocks import decoder_layers
 from boostershot.core.losses import lay_out, probe_rows, token_losses
+from boostershot.core.temporarily import keeping_modes, other_forwards
 
 Tokens = tuple[int, ...]  # those of a row, without padding
 
@@ -49,10 +50,7 @@ class Lower:
     def skipped(self) -> Iterator[None]:
         """Within, the layers below are passed over; after, they run as before."""
         layers = decoder_layers(self.model)
-        below = layers[: self.depth]
-        before = [vars(layer).get("forward") for layer in below]
-        for layer in below:
-            layer.forward = _handing_through_a_tuple if self._gives_tuples else _handing_through
+        handing = _handing_through_a_tuple if self._gives_tuples else _handing_through
 
         def given(_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -63,15 +61,11 @@ class Lower:
 
         handle = layers[self.depth].register_forward_pre_hook(given, with_kwargs=True)
         try:
-            yield
+            with other_forwards(layers[: self.depth], [handing] * self.depth):
+                yield
         finally:
             handle.remove()
             self._entering = None
-            for layer, forward in zip(below, before, strict=True):
-                if forward is None:
-                    del layer.forward
-                else:
-                    layer.forward = forward
 
     @cached_property
     def _gives_tuples(self) -> bool:
@@ -122,17 +116,13 @@ def check_starts_at(model: nn.Module, depth: int) -> None:
         if param.requires_grad and id(param) not in above:
             raise ValueError(f"is {depth}, and {name} is trained; expected trained weights in the layers above only")
     rows = probe_rows(model)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with keeping_modes(model):
         model.train()
         drawn = [states_below(model, depth, rows) for _ in range(2)]
         model.eval()
         fixed = states_below(model, depth, rows)
         with torch.no_grad():
             starts = _starts_at(model, depth, rows, dict(zip(tokens_of(rows), fixed, strict=True)))
-    finally:
-        for module, training in modes:
-            module.training = training
     if not all(torch.equal(a, b) for states in drawn for a, b in zip(states, fixed, strict=True)):
         raise ValueError(f"is {depth}, and {type(model).__name__} has dropout below, which is another in each pass")
     if not starts:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from boostershot.core.blocks import attention_blocks, decoder_layers, mlp_blocks
 from boostershot.core.losses import probe_rows
+from boostershot.core.temporarily import keeping_modes
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,13 @@ def _watched(model: nn.Module, blocks: Iterable[nn.Module] = ()) -> list[_Call]:
         for module in modules
         for handle in (module.register_forward_pre_hook(starts, with_kwargs=True), module.register_forward_hook(ends))
     ]
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     try:
-        model(input_ids=probe_rows(model).input_ids[:1], use_cache=False)
+        with keeping_modes(model):
+            model.eval()
+            model(input_ids=probe_rows(model).input_ids[:1], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True
     return calls
 
 

@@ -386,9 +386,13 @@ def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
                 wanted.append((arm, seed, Task(_evaluate_again, (attack, defense))))
     found: dict[str, list[Rerun]] = {arm.label: [] for arm in arms}
     for (arm, seed, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
-        done = isinstance(folder, Path)
-        found[arm.label].append(Rerun(seed, folder) if done else Rerun(seed, None, told(folder)))
+        found[arm.label].append(Rerun(seed, *_outcome(folder)))
     return found
+
+
+def _outcome(found: Path | Exception) -> tuple[Path | None, str | None]:
+    """A stage's folder, or why there is none."""
+    return (found, None) if isinstance(found, Path) else (None, told(found))
 
 
 def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
@@ -429,8 +433,7 @@ def attack_elsewhere(arms: Sequence[Arm], do: Map) -> dict[str, list[Elsewhere]]
             wanted.append((arm, attack, task))
     found: dict[str, list[Elsewhere]] = {arm.label: [] for arm in arms}
     for (arm, attack, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
-        done = isinstance(folder, Path)
-        found[arm.label].append(Elsewhere(attack, folder) if done else Elsewhere(attack, None, told(folder)))
+        found[arm.label].append(Elsewhere(attack, *_outcome(folder)))
     return found
 
 

@@ -29,9 +29,13 @@ class Ended(BaseException):
 
 
 class OneStage(Store):
-    """A store that does the stage `wanted` and no other."""
+    """A store that does the stage `wanted` and no other.
+
+    In a process that `helps` another one, which has the folder and writes what is to be kept, it does the work alone.
+    """
 
     wanted = ""
+    helps = False
 
     def run(
         self,
@@ -46,36 +50,13 @@ class OneStage(Store):
             with self.looking():
                 return super().run(stage, config, parents, work)
         try:
-            self.do(folder, stage, config, parents, work)
+            if self.helps:
+                work(folder)
+            else:
+                super().run(stage, config, parents, work)
         except Exception as error:
             raise Ended(Outcome.of(error)) from error
         raise Ended(Outcome("done"))
-
-    def do(
-        self,
-        folder: Path,
-        stage: str,
-        config: Mapping[str, Any],
-        parents: Sequence[Path],
-        work: Callable[[Path], Mapping[str, Any] | None],
-    ) -> None:
-        """The wanted stage."""
-        super().run(stage, config, parents, work)
-
-
-class Beside(OneStage):
-    """The same in a process that helps another one, which has the folder and writes what is to be kept."""
-
-    def do(
-        self,
-        folder: Path,
-        stage: str,
-        config: Mapping[str, Any],
-        parents: Sequence[Path],
-        work: Callable[[Path], Mapping[str, Any] | None],
-    ) -> None:
-        """Its work alone."""
-        work(folder)
 
 
 class TellingReporter(Reporter):
@@ -129,7 +110,7 @@ def _of_run(recipe: Recipe, root: Path) -> tuple[Stages, OneStage, TellingReport
     if not _known or _known[0][0].recipe != recipe or _known[0][1].root != root:
         quiet_libraries()
         reporter = TellingReporter(lambda message: None)
-        helps = dist.is_initialized() and dist.get_rank() > 0
-        store = (Beside if helps else OneStage)(root, reporter.line)
+        store = OneStage(root, reporter.line)
+        store.helps = dist.is_initialized() and dist.get_rank() > 0
         _known[:] = [(Stages(recipe, store, reporter), store, reporter)]
     return _known[0]

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from boostershot.core.blocks import decoder_layers
+from boostershot.core.temporarily import other_forwards
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -57,16 +58,9 @@ def compiled_layers(model: nn.Module, backend: str | None = None, mode: str | No
     elif backend == "inductor":
         settings["options"] = {"fallback_random": True}
     layers = decoder_layers(model)
-    own = [vars(layer).get("forward") for layer in layers]  # of the object itself, where something replaced the class's
-    for layer in layers:
-        layer.forward = _without_hooks(layer, layer.forward, torch.compile(layer.forward, **settings))
-    try:
+    fast = [_without_hooks(layer, layer.forward, torch.compile(layer.forward, **settings)) for layer in layers]
+    with other_forwards(layers, fast):
         yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
 
 
 def _without_hooks(layer: nn.Module, eager: Callable[..., Any], fast: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ about in both orders, because judges favour a place: win rates compare within a 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +13,7 @@ from typing import ClassVar
 from boostershot.evaluation.judges.chat import Chat, Client, Form
 from boostershot.evaluation.judges.judge import Verdict, no_progress
 from boostershot.evaluation.judges.local import unknown
-from boostershot.evaluation.judges.rubric import json_objects
+from boostershot.evaluation.judges.rubric import json_objects, markers
 
 Trial = tuple[str, str, str]  # prompt, the model's answer, the reference answer
 
@@ -80,9 +79,7 @@ class Compares:
 
 def messages(prompt: str, first: str, second: str) -> tuple[str, str]:
     """(instruction, material): the material is marked by a hash of itself, so that it cannot hold its own end."""
-    told = f"{len(prompt)}/{len(first)}/{prompt}/{first}/{second}"
-    tag = hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()[:16]
-    opening, closing = f"<compared {tag}>", f"</compared {tag}>"
+    opening, closing = markers("compared", f"{len(prompt)}/{len(first)}/{prompt}/{first}/{second}")
     material = (
         f"{opening}\nRequest:\n{prompt}\n{closing}\n\n{opening}\nFirst answer:\n{first}\n{closing}\n\n"
         f"{opening}\nSecond answer:\n{second}\n{closing}\n\n{REPLY}"

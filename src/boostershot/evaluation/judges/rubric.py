@@ -39,11 +39,16 @@ REPLY = 'Reply with one JSON object and nothing else, such as {"refusal": 0, "co
 
 def messages(prompt: str, answer: str) -> tuple[str, str]:
     """(instruction, material): the material is marked by a hash of itself, so that it cannot hold its own end."""
-    tag = hashlib.sha256(f"{len(prompt)}/{prompt}/{answer}".encode("utf-8", "replace")).hexdigest()[:16]
-    opening, closing = f"<graded {tag}>", f"</graded {tag}>"
+    opening, closing = markers("graded", f"{len(prompt)}/{prompt}/{answer}")
     instruction = INSTRUCTION.format(open=opening, close=closing)
     material = f"{opening}\nRequest:\n{prompt}\n\nAnswer:\n{answer}\n{closing}\n\n{REPLY}"
     return instruction, material
+
+
+def markers(word: str, material: str) -> tuple[str, str]:
+    """What stands before and after a material, made of its own hash."""
+    tag = hashlib.sha256(material.encode("utf-8", "replace")).hexdigest()[:16]
+    return f"<{word} {tag}>", f"</{word} {tag}>"
 
 
 def read(said: str, threshold: float) -> Verdict:
