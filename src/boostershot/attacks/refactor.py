@@ -18,6 +18,7 @@ from boostershot.core.batch import padded
 from boostershot.core.lora import lora_pairs
 from boostershot.core.losses import probe_rows, token_logits
 from boostershot.core.stream import alike, norms_and_readers
+from boostershot.core.temporarily import keeping_modes
 from boostershot.core.vector import excursion
 from boostershot.errors import InputError
 
@@ -172,10 +173,6 @@ def _pairs(name: str, module: nn.Module) -> list[tuple[Tensor, Tensor, float]]:
 @torch.no_grad()
 def _outputs(model: nn.Module) -> Tensor:
     """Logits over a few tokens, dropout off."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with keeping_modes(model):
+        model.eval()
         return token_logits(model, padded(probe_rows(model)))
-    finally:
-        for module in training:
-            module.training = True

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from boostershot.core.oracle import Oracle
+from boostershot.core.temporarily import keeping_modes
 from boostershot.core.vector import Vector
 from boostershot.data.format import TokenizedRow, collate
 
@@ -34,19 +35,15 @@ def gradient_similarities(
         NonFiniteError: a row's loss or gradient is not finite; names it.
     """
     oracle = Oracle(model)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
 
     def gradient(row: TokenizedRow) -> Vector:
         advance(1)
         return oracle.gradient(collate([row], pad_id)).gradient
 
-    try:
+    with keeping_modes(model):
+        model.eval()
         anchor = gradient(harmful[0]).unit()
         for row in harmful[1:]:
             anchor = anchor.plus(gradient(row).unit())
         anchor = anchor.unit()
         return [anchor.dot(gradient(row).unit()) for row in benign]
-    finally:
-        for module in training:
-            module.training = True
