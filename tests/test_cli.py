@@ -293,8 +293,8 @@ def terminal_output(command: list[str], **environment: str) -> str:
 
 def test_no_color_gives_plain_text_on_a_terminal() -> None:
     code = (
-        "from rich.text import Text; from boostershot.cli import _console; "
-        "_console(quiet=False).print(Text('done', style='bold red'), '[bold]')"
+        "from rich.text import Text; from boostershot.cli.console import console; "
+        "console().print(Text('done', style='bold red'), '[bold]')"
     )
     command = [sys.executable, "-c", code]
     assert "\x1b[" in terminal_output(command)

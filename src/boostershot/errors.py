@@ -51,6 +51,12 @@ def in_a_line(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__) + way_out(error)
 
 
+def described(error: BaseException) -> str:
+    """An error that nobody foresaw, on one line: its kind and its first line; where memory ran out, what needs less."""
+    said = str(error).strip().splitlines()
+    return (f"{type(error).__name__}: {said[0]}" if said else type(error).__name__) + way_out(error)
+
+
 def way_out(error: BaseException) -> str:
     """The end of a message about an error: what needs less memory, where that ran out; nothing else."""
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
