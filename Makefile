@@ -9,6 +9,7 @@
 # make bench       time and memory of the engine as ratios (docs/engine.md; 20 minutes); SECTIONS="steps growth" for some
 # make bench-check hold a quick run against those ratios: 1 if one is a regression (2 minutes)
 # make bench-generation  time an evaluation's answers against one prompt at a time (docs/generation.md; minutes)
+# make bench-plan  hold the capacity plan against measurement (docs/plan.md; minutes)
 # make clean   remove .venv and caches; results in runs/ stay
 #
 # PYTHON=python3.12   the interpreter to build .venv with (3.11 or newer)
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 BOTH := $(VENV)/integrations
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo test faults test-integrations lint search-defenses bench bench-check bench-defenses bench-recipes bench-generation clean
+.PHONY: help demo test faults test-integrations lint search-defenses bench bench-check bench-defenses bench-recipes bench-generation bench-plan clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -58,6 +59,9 @@ bench-check: $(VENV)/stamp-demo
 
 bench-generation: $(VENV)/stamp-demo
 	$(BIN)/python bench/generation.py
+
+bench-plan: $(VENV)/stamp-demo
+	$(BIN)/python bench/plan.py
 
 bench-recipes: $(VENV)/stamp-demo
 	$(BIN)/python bench/recipes.py $(SCALE) $(SET)
