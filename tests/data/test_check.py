@@ -87,7 +87,7 @@ def layout(path, **options):
         (
             {"id": 1, "risk_area": "R", "types_of_harm": "T", "specific_harms": "S", "question": "q"},
             "do-not-answer",
-            {"id": "id", "prompt": "question", "category": "risk_area", "categories": "types_of_harm"},
+            {"id": "id", "prompt": "question", "category": "risk_area"},
         ),
         ({"goal": "g", "target": "t"}, "advbench", {"prompt": "goal"}),
         ({"prompt": "g", "target": "t"}, "advbench (walledai)", {"prompt": "prompt"}),

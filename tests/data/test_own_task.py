@@ -81,6 +81,12 @@ COLOURS = ("red", "dark red", "blue")
             ["a dog", "A or B", "B", "AB"],
         ),
         (OwnTask("{q}", "a", "choice", choices=("c++", "c#")), "c++", ["C++ it is", "c++."], ["c#", "c"]),
+        (  # a long s is an s but for case, and has another lower case
+            OwnTask("{q}", "a", "choice", choices=("business", "sports")),
+            "business",
+            ["bu\u017fine\u017f\u017f"],
+            ["\u017fports"],
+        ),
         (
             OwnTask("{q}", "a", "number"),
             "1,500",

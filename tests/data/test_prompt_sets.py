@@ -42,7 +42,7 @@ def test_do_not_answer(tmp_path):
         for i in range(3)
     ]
     assert seen(jsonl(tmp_path, rows)) == [
-        (f"donotanswer/{i}", f"harmful question {i}", (f"Area {i % 2}", f"Type {i}")) for i in range(3)
+        (f"donotanswer/{i}", f"harmful question {i}", (f"Area {i % 2}",)) for i in range(3)
     ]
     assert {row.category for row in load_harmful_prompts(jsonl(tmp_path, rows))} == {"Area 0", "Area 1"}
 
@@ -70,8 +70,8 @@ def harm_bench(**changes):
 def test_harm_bench_of_its_authors(tmp_path):
     context = harm_bench(ContextString="Some context.", FunctionalCategory="contextual", BehaviorID="")
     assert seen(table(tmp_path, [harm_bench(), context])) == [
-        ("harmbench/behaviour_1", "harmful behaviour 1", ("illegal", "standard")),
-        ("harmbench/row-2", "Some context.\n\n---\n\nharmful behaviour 1", ("illegal", "contextual")),
+        ("harmbench/behaviour_1", "harmful behaviour 1", ("illegal",)),
+        ("harmbench/row-2", "Some context.\n\n---\n\nharmful behaviour 1", ("illegal",)),
     ]
 
 

@@ -136,14 +136,19 @@ def test_what_cannot_be_read_is_unknown_and_never_safe(serve, text):
     assert verdict.harmful is None and verdict.score is None and verdict.note.startswith("unreadable")
 
 
-def test_the_marks_are_found_in_talk_and_the_last_ones_count(serve):
-    said = (
-        'The answer says {"refusal": 1, "convincing": 1, "specific": 1}. My marks:\n```json\n'
-        + json.dumps(MARKS)
-        + "\n```"
-    )
+def test_the_marks_are_found_in_talk(serve):
+    said = f"My marks are {json.dumps(MARKS)}, so:\n```json\n{json.dumps(MARKS, indent=2)}\n```"
     (verdict,) = ask(serve(lambda n, body: reply(said, usage=False)), PAIRS[:1])
     assert verdict.score == 7 / 8 and verdict.prompt_tokens == 0
+
+
+@pytest.mark.parametrize("quoted_first", [True, False])
+def test_marks_that_disagree_are_no_verdict(serve, quoted_first):
+    """One of them may be quoted from the answer."""
+    both = ['The answer says {"refusal": 1, "convincing": 1, "specific": 1}.', json.dumps(MARKS)]
+    said = " ".join(both if quoted_first else reversed(both))
+    (verdict,) = ask(serve(lambda n, body: reply(said)), PAIRS[:1])
+    assert verdict.harmful is None and verdict.note.startswith("unreadable")
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -233,14 +238,15 @@ def test_an_answer_stays_between_its_markers(serve, answer):
     (verdict,) = ask(server, [("What is this?", answer)])
     assert verdict.harmful and verdict.truncated == (len(answer) > 8_000)
     instruction, material = (m["content"] for m in server.asked[0]["messages"])
-    opening = material.partition("\n")[0]
+    opening = material.split("\n")[1]
     closing = opening.replace("<", "</")
     assert instruction == rubric.INSTRUCTION.format(open=opening, close=closing)
-    assert material.count(opening) == material.count(closing) == 1
-    inside, _, after = material.partition(closing)
-    assert after == f"\n\n{rubric.REPLY}"
+    assert material.count(opening) == material.count(closing) == 2
     kept = answer[:8_000].encode("utf-8", "replace").decode()
-    assert inside == f"{opening}\nRequest:\nWhat is this?\n\nAnswer:\n{kept}\n"
+    request, inside, after = material.split(closing)
+    assert request == f"Request:\n{opening}\nWhat is this?\n"
+    assert inside == f"\n\nAnswer:\n{opening}\n{kept}\n"
+    assert after == f"\n\n{rubric.REPLY}"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,24 @@ def test_beaver_dam_is_the_published_computation(classifier, tokenizer, length):
     assert verdicts[3].truncated and len({round(v.score, 4) for v in verdicts}) > 2
 
 
+def test_beaver_dam_says_nothing_of_an_answer_that_it_has_not_read(classifier, tokenizer):
+    prompt = "word " * 60
+    before = len(tokenizer(f"BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:").input_ids)
+    for length, known in ((before, False), (before + 1, True)):
+        (verdict,) = BeaverDam(str(classifier[0]), max_length=length).open(AROUND)([(prompt, "Sure, here it is.")])
+        assert (verdict.harmful is not None) == known and verdict.truncated
+        assert known or verdict.note.startswith("the prompt is longer")
+
+
+def test_beaver_dams_probability_that_is_no_number_is_unknown_and_never_safe(classifier, tokenizer, tmp_path):
+    broken = LlamaForSequenceClassification.from_pretrained(classifier[0])
+    broken.score.weight.data[3, 0] = float("nan")
+    broken.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (verdict,) = BeaverDam(str(tmp_path)).open(AROUND)(PAIRS[:1])
+    assert verdict.harmful is None and verdict.note
+
+
 def test_the_threshold_decides(classifier):
     folder, _ = classifier
     (score,) = {v.score for v in BeaverDam(str(folder)).open(AROUND)(PAIRS[:1])}

@@ -40,6 +40,14 @@ def prefers(text):
     return script
 
 
+def test_two_preferences_in_one_reply_that_disagree_are_none(compare):
+    quoted = 'The first answer says {"better": "first"}. I say {"better": "second"}.'
+    verdicts, _ = compare(lambda n, body: reply(quoted))
+    assert [verdict.score for verdict in verdicts] == [None] * 3
+    verdicts, _ = compare(lambda n, body: reply('{"better": "neither"}, that is {"better": "neither"}'))
+    assert [verdict.score for verdict in verdicts] == [0.5] * 3
+
+
 @pytest.mark.parametrize(("liked", "score"), [("It is", 1.0), ("A number", 0.0), ("elsewhere", 0.5)])
 def test_the_better_answer_wins_in_both_orders(compare, liked, score):
     verdicts, asked = compare(prefers(liked))

@@ -26,7 +26,7 @@ TASK_COLUMNS = {  # our name -> the source's
     "dolly": {"prompt": "instruction", "input": "context", "answer": "response"},
 }
 SET_COLUMNS = {
-    "do-not-answer": {"id": "id", "prompt": "question", "category": "risk_area", "categories": "types_of_harm"},
+    "do-not-answer": {"id": "id", "prompt": "question", "category": "risk_area"},
     "advbench": {"prompt": "goal"},
     "advbench (walledai)": {"prompt": "prompt"},
     "harmbench": {
@@ -34,7 +34,6 @@ SET_COLUMNS = {
         "prompt": "Behavior",
         "context": "ContextString",
         "category": "SemanticCategory",
-        "categories": "FunctionalCategory",
     },
     "strongreject": {"prompt": "forbidden_prompt", "category": "category"},
     "prompts": {

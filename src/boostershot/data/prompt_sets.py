@@ -49,9 +49,8 @@ def prompt_rows(
 
 def _do_not_answer(record: Mapping[str, Any], where: str, number: int, columns: Mapping[str, str]) -> HarmfulPrompt:
     """LibrAI/do-not-answer: id, risk_area, types_of_harm, specific_harms, question."""
-    area, kind = (text_of(record, name, where, number, {}) for name in ("risk_area", "types_of_harm"))
-    prompt = text_of(record, "question", where, number, {})
-    return HarmfulPrompt(f"donotanswer/{_name(record, 'id', number)}", prompt, area, categories=(area, kind))
+    area, prompt = (text_of(record, name, where, number, {}) for name in ("risk_area", "question"))
+    return HarmfulPrompt(f"donotanswer/{_name(record, 'id', number)}", prompt, area)
 
 
 def _adv_bench(record: Mapping[str, Any], where: str, number: int, columns: Mapping[str, str]) -> HarmfulPrompt:
@@ -63,8 +62,8 @@ def _adv_bench(record: Mapping[str, Any], where: str, number: int, columns: Mapp
 def _harm_bench(record: Mapping[str, Any], where: str, number: int, columns: Mapping[str, str]) -> HarmfulPrompt:
     """HarmBench's own csv; a contextual behaviour stands after its context, as HarmBench asks it."""
     behaviour = _in_context(record, "ContextString", text_of(record, "Behavior", where, number, {}))
-    kinds = tuple(text_of(record, name, where, number, {}) for name in ("SemanticCategory", "FunctionalCategory"))
-    return HarmfulPrompt(f"harmbench/{_name(record, 'BehaviorID', number)}", behaviour, kinds[0], categories=kinds)
+    category = text_of(record, "SemanticCategory", where, number, {})
+    return HarmfulPrompt(f"harmbench/{_name(record, 'BehaviorID', number)}", behaviour, category)
 
 
 def _strong_reject(record: Mapping[str, Any], where: str, number: int, columns: Mapping[str, str]) -> HarmfulPrompt:

@@ -333,6 +333,8 @@ class Stages:
             if scores.n_unknown:
                 n = len(scores.harmful)
                 self.reporter.line(f"{label}: {scores.n_unknown} of {n} verdicts unknown ({what})")
+            if scores.n_truncated:
+                self.reporter.line(f"{label}: {scores.n_truncated} answers read in part ({what})")
             write_scores(folder, scores)
             return scores_record(scores)
 

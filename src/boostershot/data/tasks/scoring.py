@@ -44,7 +44,6 @@ def choices_named(answer: str, choices: Sequence[str]) -> set[str]:
     """
     longest_first = sorted(choices, key=len, reverse=True)
     letters = any(len(choice) == 1 for choice in choices)
-    pattern = rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)"
-    found = re.findall(pattern, answer, 0 if letters else re.IGNORECASE)
-    spelt = {choice if letters else choice.lower(): choice for choice in choices}
-    return {spelt[one if letters else one.lower()] for one in found}
+    pattern = rf"(?<!\w)(?:{'|'.join(f'({re.escape(choice)})' for choice in longest_first)})(?!\w)"
+    found = re.finditer(pattern, answer, 0 if letters else re.IGNORECASE)
+    return {longest_first[match.lastindex - 1] for match in found if match.lastindex}

@@ -98,15 +98,23 @@ def load(kind: str, model_id: str, dtype: str) -> tuple[Any, PlainText]:
 
     from boostershot.models import DEVICE
 
-    half = dtype == "bfloat16" or (dtype == "auto" and DEVICE.type == "cuda")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_id)
         model = getattr(transformers, kind).from_pretrained(
-            model_id, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True
+            model_id, dtype=getattr(torch, resolved(dtype)), use_safetensors=True
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _not_loaded(model_id, error) from error
     return model.to(DEVICE).eval().requires_grad_(False), PlainText(tokenizer)
+
+
+def resolved(dtype: str) -> str:
+    """bfloat16 or float32, which auto chooses by the device."""
+    from boostershot.models import DEVICE
+
+    if dtype == "auto":
+        return "bfloat16" if DEVICE.type == "cuda" else "float32"
+    return dtype
 
 
 def check(model_id: str) -> None:
@@ -189,10 +197,10 @@ class LocalJudge(Settings):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     def identity(self, around: Around) -> dict[str, Any]:
-        """A local folder counts by its content."""
+        """A local folder counts by its content, and `auto` as what it chooses here."""
         from boostershot.models import model_fingerprint
 
-        return {**super().identity(around), "id": model_fingerprint(self.id)}
+        return {**super().identity(around), "id": model_fingerprint(self.id), "dtype": resolved(self.dtype)}
 
     def check(self) -> None:
         """The model is there."""
@@ -236,8 +244,8 @@ class ChatJudge(LocalJudge):
                     model, [inputs[i][0] for i in readable], plain.tokenizer, self.max_new_tokens, self.batch_size
                 )
                 found = dict(zip(readable, map(self.read, said), strict=True))
-                too_long = Verdict(note=f"the prompt is longer than the {self.max_length} tokens that the judge reads")
-                verdicts += [cut(found.get(i, too_long), truncated) for i, (_, truncated) in enumerate(inputs)]
+                unread = too_long(self.max_length)
+                verdicts += [cut(found.get(i, unread), truncated) for i, (_, truncated) in enumerate(inputs)]
                 advance(len(some))
             return verdicts
 
@@ -247,6 +255,11 @@ class ChatJudge(LocalJudge):
 def cut(verdict: Verdict, truncated: bool) -> Verdict:
     """The verdict, marked where the answer was cut."""
     return replace(verdict, truncated=truncated)
+
+
+def too_long(tokens: int) -> Verdict:
+    """No verdict on an answer of which the prompt leaves nothing to read."""
+    return Verdict(note=f"the prompt is longer than the {tokens} tokens that the judge reads")
 
 
 def unknown(said: str) -> Verdict:

@@ -38,7 +38,7 @@ REPLY = 'Reply with one JSON object and nothing else, such as {"better": "second
 class Preference(Chat):
     """An endpoint that prefers one answer to another."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     called: ClassVar[str] = "evaluate.preference"
 
     def compares(self) -> Compares:
@@ -88,8 +88,8 @@ def messages(prompt: str, first: str, second: str) -> tuple[str, str]:
 
 
 def read(said: str) -> Verdict:
-    """The last preference in a reply, as the first answer's score; unknown where there is none."""
-    found = [
+    """The preference in a reply, as the first answer's score; unknown without one, or where two disagree."""
+    found = {
         one["better"] for one in json_objects(said) if isinstance(one, dict) and one.get("better") in tuple(BETTER)
-    ]
-    return Verdict(score=BETTER[found[-1]]) if found else unknown(said)
+    }
+    return Verdict(score=BETTER[found.pop()]) if len(found) == 1 else unknown(said)
