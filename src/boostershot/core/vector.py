@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,15 +27,19 @@ class Vector:
 
     parts: tuple[Tensor, ...]
     scale: float = 1.0
+    _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)  # the norm of the parts
 
     def norm(self) -> float:
-        """The L2 norm over all parameters jointly."""
+        """The L2 norm over all parameters jointly; measured once, and known to all that share the parts."""
         if not self.parts:
             return 0.0
-        norms = torch.stack([norm.to(torch.float64) for norm in torch._foreach_norm(_locals(self.parts))])
-        if is_sharded(self.parts):
-            return abs(self.scale) * math.sqrt(summed(self.parts, norms.square()))
-        return abs(self.scale) * torch.linalg.vector_norm(norms).item()
+        if "norm" not in self._known:
+            norms = torch.stack([norm.to(torch.float64) for norm in torch._foreach_norm(_locals(self.parts))])
+            if is_sharded(self.parts):
+                self._known["norm"] = math.sqrt(summed(self.parts, norms.square()))
+            else:
+                self._known["norm"] = torch.linalg.vector_norm(norms).item()
+        return abs(self.scale) * self._known["norm"]
 
     def unit(self) -> Vector:
         """The vector of norm 1 in this direction; a zero vector stays zero."""
@@ -87,14 +91,24 @@ class Vector:
 def excursion(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Let the body move the parameters; every bit comes back on the way out, error or not.
 
-    A copy, which the body gets, is kept because `w + d - d` is not `w` in floating point.
+    The body moves a copy in their place (`w + d - d` is not `w` in floating point), and gets what they were. Sharded
+    parameters, of which `fully_shard` knows the storage, are copied back instead.
     """
-    home = [param.detach().clone() for param in params]
+    if is_sharded(params):
+        home = [param.detach().clone() for param in params]
+    else:
+        home = [param.data for param in params]
+        for param, weights in zip(params, home, strict=True):
+            param.data = weights.clone()
     try:
         yield home
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(_locals([param.data for param in params]), _locals(home))
+        if is_sharded(params):
+            with torch.no_grad():
+                torch._foreach_copy_(_locals([param.data for param in params]), _locals(home))
+        else:
+            for param, weights in zip(params, home, strict=True):
+                param.data = weights
 
 
 def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
