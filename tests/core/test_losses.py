@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 import boostershot.core.losses
 from batches import random_batch
 from boostershot.core.batch import Rows, padded, trie
-from boostershot.core.losses import lay_out, projecting_only, reads_tries, token_losses
+from boostershot.core.blocks import decoder_layers
+from boostershot.core.losses import lay_out, projecting_only, projects_alone, reads_tries, token_losses
 from boostershot.core.oracle import Oracle
 from tiny import tiny_gpt2, tiny_llama
 
@@ -63,6 +65,46 @@ def test_no_tensor_of_logits_is_larger(build, tries, monkeypatch):
         model(**batch).loss.backward()
     assert ours.positions == int(rows.supervised().sum())
     assert plain.positions >= rows.input_ids.numel()  # the spy does see what it looks for
+
+
+def capping(vocab, dtype, std):
+    """A Gemma 2, which caps its logits after the projection."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Gemma2Config(
+        vocab_size=vocab, num_key_value_heads=2, head_dim=8, final_logit_softcapping=2.0, initializer_range=std, **sizes
+    )
+    return Gemma2ForCausalLM(config).to(dtype)
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama, capping])
+@both_layouts
+@pytest.mark.parametrize("trained", ["all", "some"])
+def test_positions_projected_in_pieces_give_the_same_losses_and_gradients(build, tries, trained, monkeypatch):
+    monkeypatch.setattr(boostershot.core.losses, "reads_tries", lambda _: tries)
+    model, rows = build(vocab=VOCAB, dtype=torch.float64, std=0.2), Rows.of(random_batch(vocab=VOCAB))
+    if trained == "some":
+        model.requires_grad_(False)
+        decoder_layers(model)[0].requires_grad_(True)
+    expected = Oracle(model).gradient(rows)
+    monkeypatch.setattr(boostershot.core.losses, "PIECE", 4 * VOCAB * 3)
+    assert projects_alone(model)
+    with LargestLogits(hidden=32) as ours:
+        found = Oracle(model).gradient(rows)
+    assert ours.positions == 3 < int(rows.supervised().sum())
+    assert found.loss == pytest.approx(expected.loss, rel=1e-9)
+    assert Oracle(model).loss(rows) == pytest.approx(expected.loss, rel=1e-9)
+    for one, other in zip(found.gradient.parts, expected.gradient.parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
+def test_a_model_whose_decoder_cannot_be_replaced_is_projected_at_once(monkeypatch):
+    model, rows = tiny_gpt2(vocab=VOCAB), Rows.of(random_batch(vocab=VOCAB))
+    expected = Oracle(model).loss(rows)
+    monkeypatch.setattr(boostershot.core.losses, "PIECE", 4 * VOCAB * 3)
+    monkeypatch.setattr(type(model), "get_decoder", lambda self: torch.nn.Linear(1, 1))
+    assert not projects_alone(model)
+    assert Oracle(model).loss(rows) == expected
 
 
 @both_models

@@ -1,7 +1,8 @@
-"""The next-token loss at supervised positions: the vocabulary projection is computed nowhere else."""
+"""The next-token loss at supervised positions: the vocabulary is projected on nowhere else, and piece by piece."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,18 +11,51 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import ModelOutput
 
 from boostershot.core.batch import Layout, Rows, padded, trie
-from boostershot.core.temporarily import keeping_modes
+from boostershot.core.sharded import is_sharded
+from boostershot.core.temporarily import keeping_modes, other_forwards
 
+PIECE = 2**26  # bytes of float32 logits that are there at once; below that all positions are projected together
 _reads_tries: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_projects_alone: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def token_losses(model: nn.Module, layout: Layout) -> Tensor:
     """-log p(target) at each supervised position, shape [n], in float32 (float64 for a float64 model).
 
-    The model runs where n is 0, too: another process may wait for it.
+    Positions whose logits take more than `PIECE` bytes are projected piece by piece, and each piece again for its
+    backward: memory does not grow with n times the vocabulary. The model runs where n is 0, too: another process may
+    wait for it.
     """
+    if layout.positions.numel() <= piece(model) or not projects_alone(model):
+        return losses_at_once(model, layout)
+    return losses_in_pieces(model, layout)
+
+
+def piece(model: nn.Module) -> int:
+    """How many positions are projected together."""
+    return max(1, PIECE // (4 * text_config(model).vocab_size))
+
+
+def losses_in_pieces(model: nn.Module, layout: Layout) -> Tensor:
+    """As `token_losses`, of a model that `projects_alone`."""
+    size = piece(model)
+    hidden, output = decoded(model, layout)
+
+    def losses(hidden: Tensor, targets: Tensor) -> Tensor:
+        return _projected_losses(model, hidden, targets, output)
+
+    pieces = zip(hidden.split(size), layout.targets.split(size), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([losses(*piece) for piece in pieces])
+    return torch.cat([checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
+
+
+def losses_at_once(model: nn.Module, layout: Layout) -> Tensor:
+    """As `token_losses`, by one projection: a second derivative goes through no piece that is computed again."""
     return nn.functional.cross_entropy(token_logits(model, layout), layout.targets, reduction="none")
 
 
@@ -34,7 +68,47 @@ def token_logits(model: nn.Module, layout: Layout) -> Tensor:
             f"{type(model).__name__} does not compute its logits by calling its output embedding on the hidden "
             "states; such a model is not supported"
         )
-    return logits[0] if logits.dtype == torch.float64 else logits[0].float()
+    return _full(logits[0])
+
+
+def decoded(model: nn.Module, layout: Layout) -> tuple[Tensor, ModelOutput]:
+    """The decoder's last hidden state at each supervised position, [n, width], and all that it gives."""
+    output = model.get_decoder()(**layout.inputs, use_cache=False)  # type: ignore[operator]
+    return output.last_hidden_state.flatten(0, 1).index_select(0, layout.positions), output
+
+
+def _projected_losses(model: nn.Module, hidden: Tensor, targets: Tensor, output: ModelOutput) -> Tensor:
+    """The losses of these hidden states, by what the model does after its decoder (soft-capping, scaling)."""
+    given = copy.copy(output)
+    given["last_hidden_state"] = hidden[None]
+    with other_forwards([model.get_decoder()], [lambda *_, **__: given]):  # type: ignore[operator]
+        logits = model(input_ids=targets[None], use_cache=False).logits[0]
+    return nn.functional.cross_entropy(_full(logits), targets, reduction="none")
+
+
+def _full(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def projects_alone(model: nn.Module) -> bool:
+    """Does the model give the same losses where its decoder's hidden states are handed to what comes after?
+
+    Tried once for each model, as `reads_tries`. Sharded weights are gathered in each call, of which processes with
+    other numbers of positions would make other numbers: not for them.
+    """
+    if model not in _projects_alone:
+        layout = padded(probe_rows(model))
+        try:
+            with keeping_modes(model), torch.no_grad():
+                model.eval()
+                expected = losses_at_once(model, layout)
+                hidden, output = decoded(model, layout)
+                actual = _projected_losses(model, hidden, layout.targets, output)
+            agree = torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
+        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+            agree = False
+        _projects_alone[model] = agree and not is_sharded(model.parameters())
+    return _projects_alone[model]
 
 
 def in_turn(

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from boostershot.core import sharded
 from boostershot.core.batch import Layout, Rows, padded
-from boostershot.core.losses import lay_out, reads_tries, text_config, token_losses
+from boostershot.core.losses import lay_out, losses_at_once, reads_tries, text_config, token_losses
 from boostershot.core.lower import Lower
 from boostershot.core.sharded import like, local
 from boostershot.core.step import Batch, Step
@@ -152,7 +152,7 @@ class Oracle:
         with self._collecting() as collected, sdpa_kernel(SDPBackend.MATH), eagerly:
             for i, micro in enumerate(rows.split(self.micro_batch_size)):
                 with self._forward(i):
-                    loss = token_losses(self.model, self._lay_out(micro)).sum() / supervised
+                    loss = losses_at_once(self.model, self._lay_out(micro)).sum() / supervised
                 if not loss.requires_grad:  # no token of these rows is supervised
                     continue
                 try:

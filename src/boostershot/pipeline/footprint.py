@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from boostershot.core.batch import Layout
 from boostershot.core.blocks import decoder_layers
-from boostershot.core.losses import token_losses
+from boostershot.core.losses import losses_at_once, losses_in_pieces, piece
 from boostershot.errors import InputError
 from boostershot.models import EMBEDDED_MODEL, embedded_model
 from boostershot.training.arguments import attach_lora
@@ -195,7 +195,9 @@ def _dry_peak(
         with LiveBytes() as spy:
             layout = _trie_of_strangers(tokens, supervised)
             with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-                loss = token_losses(model, layout).sum()
+                # A trial whether a model may be projected in pieces needs numbers; nearly all may.
+                losses = losses_in_pieces if supervised > piece(model) else losses_at_once
+                loss = losses(model, layout).sum()
             loss.backward()
     return float(spy.peak_without_survivors())
 
