@@ -100,3 +100,35 @@ def test_a_prompt_is_what_stands_before_the_first_supervised_token():
     rows = [([5, 0, 6, 7], [-100, -100, 6, 7]), ([5, 0], [-100, -100]), ([8, 9], [8, 9])]
     for padding in ({"side": "left"}, {"extra": 2}):
         assert rows_of(*rows, **padding).prompts() == [[5, 0], None, [8]]
+
+
+INTERLEAVED = rows_of(
+    *[([start, 7, 8, 9, i], [-100, -100, -100, 9, i]) for i in range(20, 25) for start in (5, 6)], side="left", extra=2
+)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize(("size", "tokens"), [(None, 9), (2, 100), (None, 1), (3, 11)])
+def test_packed_rows_keep_within_the_budget_and_are_all_there(shared, in_order, size, tokens):
+    parts = INTERLEAVED.packed(size, tokens, shared, in_order)
+    for part in parts:
+        read = trie(part, torch.float32).tokens if shared else len(part) * part.longest()
+        assert len(part) == 1 or (read <= tokens and len(part) <= (size or len(part)))
+    assert sorted(name for part in parts for name in part.ids) == sorted(INTERLEAVED.ids)
+    by_name = {name: row for part in parts for name, row in zip(part.ids, part.input_ids.tolist(), strict=True)}
+    assert [by_name[name] for name in INTERLEAVED.ids] == INTERLEAVED.input_ids.tolist()
+    if in_order:
+        assert [name for part in parts for name in part.ids] == list(INTERLEAVED.ids)
+
+
+def test_rows_with_common_prefixes_are_packed_together():
+    """Two prefixes of four tokens that take turns: nine tokens hold five rows of one, or one row of either."""
+    assert [len(part) for part in INTERLEAVED.packed(None, 9, True, in_order=False)] == [5, 5]
+    assert [len(part) for part in INTERLEAVED.packed(None, 9, True, in_order=True)] == [1] * 10
+
+
+def test_padded_rows_of_like_length_are_packed_together():
+    rows = rows_of(*[([5] * n, [-100] + [5] * (n - 1)) for n in (9, 2, 9, 2, 9, 2)])
+    assert [len(part) for part in rows.packed(None, 18, False, in_order=False)] == [3, 2, 1]
+    assert [len(part) for part in rows.packed(None, 18, False, in_order=True)] == [2, 2, 2]

@@ -127,3 +127,27 @@ def test_the_loss_is_a_mean_over_tokens_not_over_rows():
     expected = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
     assert Oracle(model).gradient(ROWS).loss == pytest.approx(expected, rel=1e-12)
     assert abs(sum(losses) / len(losses) - expected) > 1e-3  # the other mean is another number here
+
+
+def test_a_budget_of_tokens_bounds_what_each_pass_reads(monkeypatch):
+    model, read = tiny_llama(), []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: (read.append(inputs["input_ids"].numel()), forward(**inputs))[1]
+    )
+    whole = Oracle(model).gradient(ROWS)
+    longest = ROWS.longest()
+    del read[:]
+    found = Oracle(model, tokens_per_micro_batch=2 * longest).gradient(ROWS)
+    assert len(read) > 1 and max(read) <= 2 * longest
+    assert found.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_rows_are_padded_where_that_is_asked_for():
+    model = tiny_llama(dtype=torch.float64, std=0.2)
+    tries, rows = Oracle(model), Oracle(model, padded=True)
+    one, other = tries.gradient(ROWS), rows.gradient(ROWS)
+    assert rows.tokens == ROWS.input_ids.numel() > tries.tokens
+    assert other.loss == pytest.approx(one.loss, rel=1e-6)
+    for a, b in zip(one.gradient.parts, other.gradient.parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

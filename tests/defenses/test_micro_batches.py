@@ -20,12 +20,13 @@ def layout(request, monkeypatch):
     monkeypatch.setattr(boostershot.core.losses, "reads_tries", lambda _: request.param == "trie")
 
 
-def gradient(model, defense, micro_batch_size=None, **padding) -> list[torch.Tensor]:
+def gradient(model, defense, micro_batch_size=None, tokens=None, **padding) -> list[torch.Tensor]:
     step = bs.defense_gradient(
         model,
         defense,
         **{role: batch_of(rows, **padding) for role, rows in ROLES.items()},
         micro_batch_size=micro_batch_size,
+        tokens_per_micro_batch=tokens,
     )
     return [*step.gradient.values(), torch.tensor([step.loss, *step.metrics.values()], dtype=torch.float64)]
 
@@ -45,6 +46,14 @@ def test_label_counts_are_uneven():
 def test_micro_batches_give_the_gradient_of_the_whole_batch(defense, size):
     model = tiny_gpt2(dtype=torch.float64, std=0.2)
     assert relative_difference(gradient(model, defense, size), gradient(model, defense)) < 1e-10
+
+
+@every_defense
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.usefixtures("layout")
+def test_a_budget_of_tokens_gives_the_gradient_of_the_whole_batch(defense, tokens):
+    model = tiny_gpt2(dtype=torch.float64, std=0.2)
+    assert relative_difference(gradient(model, defense, tokens=tokens), gradient(model, defense)) < 1e-10
 
 
 @every_defense

@@ -14,6 +14,7 @@ from boostershot.training import arguments
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "DeepSpeed is not supported"),
         ({"fsdp": "full_shard"}, "start with accelerate launch and a config of fsdp_version: 2"),
         ({"micro_batch_size": 0}, "micro_batch_size is 0; expected 1 or more"),
+        ({"tokens_per_micro_batch": 0}, "tokens_per_micro_batch is 0; expected 1 or more"),
         ({"micro_batch_size": -3}, "micro_batch_size is -3; expected 1 or more"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -51,6 +51,10 @@ class Runtime(Section):
     """Of torch, for each stage; processes do not divide them. null leaves torch's own choice."""
     micro_batch_size: Count | None = None
     """Rows in one forward pass of training, the memory knob; null is the whole batch."""
+    tokens_per_micro_batch: Count | None = None
+    """Tokens that such a pass reads at most, unless one row alone has more; a prefix that rows share counts once."""
+    layout: Literal["trie", "padded"] = "trie"
+    """How such a pass lays rows out: shared prefixes once where the model can read that, or padded side by side."""
     checkpointing: StrictBool = False
     """Activations of a layer are computed again for its backward pass, for less memory and a third more time; in the
     alignment and in the attacks that fine-tune."""

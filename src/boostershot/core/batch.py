@@ -71,6 +71,35 @@ class Rows:
         size = size or len(self)
         return [self._slice(i, i + size) for i in range(0, len(self), size)]
 
+    def packed(self, size: int | None, tokens: int, shared: bool, in_order: bool) -> list[Rows]:
+        """Micro-batches of at most `size` rows that read at most `tokens` tokens each; a longer row has one to itself.
+
+        Args:
+            size: None for any number.
+            tokens: at least 1.
+            shared: is a prefix that several rows of a micro-batch have read once (a trie), or are rows padded?
+            in_order: keep the rows' order; otherwise those with long common prefixes (or, padded, of like length) come
+                together, and fewer tokens are read in all.
+        """
+        sequences = [ids[mask].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
+        order = list(range(len(self)))
+        if not in_order:
+            order.sort(key=lambda r: sequences[r] if shared else len(sequences[r]))
+        parts: list[list[int]] = []
+        reading = _Reading(shared)
+        for r in order:
+            full = reading.rows == size or reading.with_row(sequences[r]) > tokens
+            if not parts or full:
+                parts.append([])
+                reading = _Reading(shared)
+            parts[-1].append(r)
+            reading.add(sequences[r])
+        return [self._take(part) for part in parts]
+
+    def _take(self, rows: list[int]) -> Rows:
+        ids = tuple(self.ids[r] for r in rows)
+        return Rows(self.input_ids[rows], self.attention_mask[rows], self.labels[rows], ids)
+
     def _slice(self, start: int, end: int) -> Rows:
         return Rows(
             self.input_ids[start:end], self.attention_mask[start:end], self.labels[start:end], self.ids[start:end]
@@ -125,6 +154,31 @@ class Rows:
             attention_mask=self.attention_mask.to(device),
             labels=self.labels.to(device),
         )
+
+
+class _Reading:
+    """How many tokens a model reads of the rows that were added."""
+
+    def __init__(self, shared: bool):
+        self.shared, self.rows, self.longest = shared, 0, 0
+        self.nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node, as in a trie
+
+    def with_row(self, tokens: Sequence[int]) -> int:
+        """Their number with this row, too."""
+        if not self.shared:
+            return (self.rows + 1) * max(self.longest, len(tokens))
+        node = -1
+        for depth, token in enumerate(tokens):
+            if (node, token) not in self.nodes:
+                return len(self.nodes) + len(tokens) - depth
+            node = self.nodes[node, token]
+        return len(self.nodes)
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """A row."""
+        self.rows, self.longest, node = self.rows + 1, max(self.longest, len(tokens)), -1
+        for token in tokens:
+            node = self.nodes.setdefault((node, token), len(self.nodes))
 
 
 @dataclass(frozen=True)

@@ -171,12 +171,17 @@ def projecting_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 def lay_out(model: nn.Module, rows: Rows) -> Layout:
     """The cheapest layout of these rows that this model reads exactly."""
-    if rows.longest() < shortest_window(model, ("sliding_window", "attention_chunk_size")) and reads_tries(model):
+    if shares_prefixes(model, rows):
         layout = trie(rows, next(model.parameters()).dtype)
         # These windows are cut by a model's own attention, which counts places in the sequence and not depths.
         if layout.tokens < shortest_window(model, ("window_size", "attention_window_size")):
             return layout
     return padded(rows)
+
+
+def shares_prefixes(model: nn.Module, rows: Rows) -> bool:
+    """Can these rows be read as a trie?"""
+    return rows.longest() < shortest_window(model, ("sliding_window", "attention_chunk_size")) and reads_tries(model)
 
 
 def shortest_window(model: nn.Module, keys: tuple[str, ...]) -> float:

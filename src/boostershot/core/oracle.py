@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from boostershot.core import sharded
 from boostershot.core.batch import Layout, Rows, padded
-from boostershot.core.losses import lay_out, losses_at_once, reads_tries, text_config, token_losses
+from boostershot.core.losses import lay_out, losses_at_once, reads_tries, shares_prefixes, text_config, token_losses
 from boostershot.core.lower import Lower
 from boostershot.core.sharded import like, local
 from boostershot.core.step import Batch, Step
@@ -39,6 +39,9 @@ class Oracle:
         model: a causal language model, unwrapped (no DistributedDataParallel around it); `fully_shard` may have been
             applied to it, and then every process must ask for the same things in the same order.
         micro_batch_size: rows in one forward pass; None takes the whole batch.
+        tokens_per_micro_batch: tokens that a forward pass reads at most, where that is more than one row; None for any
+            number. What reads no order of the rows packs those with long common prefixes together.
+        padded: lay rows side by side in every pass, and never as a trie.
         seed, step: all that random choices depend on.
         autocast: gives the context in which a forward pass runs.
         state: numbers that a defence keeps between steps, JSON-able, saved in the checkpoint.
@@ -47,11 +50,14 @@ class Oracle:
 
     Raises:
         ValueError: a trainable parameter is in half precision, or there is none, or `micro_batch_size` is below 1, or
-            parameters are sharded in another way than by `fully_shard` over all processes.
+            parameters are sharded in another way than by `fully_shard` over all processes; `tokens_per_micro_batch` as
+            `micro_batch_size`.
     """
 
     model: nn.Module
     micro_batch_size: int | None = None
+    tokens_per_micro_batch: int | None = None
+    padded: bool = False
     seed: int = 0
     step: int = 0
     autocast: Callable[[], AbstractContextManager] = nullcontext
@@ -60,8 +66,9 @@ class Oracle:
     lower: Lower | None = None
 
     def __post_init__(self) -> None:
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more rows, or None")
+        for name, what in (("micro_batch_size", "rows"), ("tokens_per_micro_batch", "tokens")):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected 1 or more {what}, or None")
         self._shards = sharded.modules(self.model)
         named = [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
         if not named:
@@ -105,9 +112,9 @@ class Oracle:
             ValueError: no token is supervised.
             NonFiniteError: the loss or the gradient is not finite; names the rows.
         """
-        loss = loss or token_losses
         supervised, value, suspects = self._supervised(rows), 0.0, list[str]()
-        micros = self._micro_batches(rows)
+        micros = self._micro_batches(rows, in_rows, in_order=loss is not None)
+        loss = loss or token_losses
         with self._collecting() as collected:
             for i, micro in enumerate(micros):
                 with self._forward(i):
@@ -122,10 +129,11 @@ class Oracle:
 
     def loss(self, rows: Rows, loss: TokenLoss | None = None) -> float:
         """The mean loss alone, as in `gradient`, and with its errors."""
-        loss = loss or token_losses
         supervised, value = self._supervised(rows), 0.0
+        micros = self._micro_batches(rows, in_order=loss is not None)
+        loss = loss or token_losses
         with torch.no_grad():
-            for i, micro in enumerate(self._micro_batches(rows)):
+            for i, micro in enumerate(micros):
                 with self._forward(i):
                     value += (loss(self.model, self._lay_out(micro)).sum() / supervised).item()
         return self._finite(Step(self._summed(value), Vector(())), rows.ids, passes=FORWARD * rows.share).loss
@@ -150,7 +158,7 @@ class Oracle:
         supervised = self._supervised(rows)
         eagerly = torch.compiler.set_stance("force_eager")
         with self._collecting() as collected, sdpa_kernel(SDPBackend.MATH), eagerly:
-            for i, micro in enumerate(rows.split(self.micro_batch_size)):
+            for i, micro in enumerate(self._micro_batches(rows, in_order=False)):
                 with self._forward(i):
                     loss = losses_at_once(self.model, self._lay_out(micro)).sum() / supervised
                 if not loss.requires_grad:  # no token of these rows is supervised
@@ -273,7 +281,7 @@ class Oracle:
         The rows lie side by side, and each has outputs of its own. The gradient is this process's.
         """
         supervised, value, parts = self._supervised(rows), 0.0, list[Tensor]()
-        for i, micro in enumerate(self._micro_batches(rows)):
+        for i, micro in enumerate(self._micro_batches(rows, in_rows=True)):
             outputs: dict[int, Tensor] = {}
             with self._forward(i), rewriting(modules, lambda k, out, found=outputs: found.setdefault(k, _leaf(out))):
                 loss = token_losses(self.model, self._lay_out(micro, in_rows=True)).sum() / supervised
@@ -399,13 +407,20 @@ class Oracle:
     def _rank(self) -> int:
         return dist.get_rank() if dist.is_initialized() else 0
 
-    def _micro_batches(self, rows: Rows) -> list[Rows]:
-        """The micro-batches of a pass over these rows.
+    def _micro_batches(self, rows: Rows, in_rows: bool = False, in_order: bool = True) -> list[Rows]:
+        """The micro-batches of a pass over these rows, laid out side by side or not, in their order or in any.
+
+        Activations that are nudged row by row (`in_rows`) are kept by place: there the order is the rows'.
 
         Where parameters are sharded, each forward gathers them from all processes: there are as many in each process,
         the last of them without supervision where rows have run out.
         """
-        micros = rows.split(self.micro_batch_size)
+        if self.tokens_per_micro_batch is None:
+            micros = rows.split(self.micro_batch_size)
+        else:
+            shared = not (in_rows or self.padded) and shares_prefixes(self.model, rows)
+            budget = self.tokens_per_micro_batch
+            micros = rows.packed(self.micro_batch_size, budget, shared, in_order=in_order or in_rows)
         if not self._shards:
             return micros
         reads_tries(self.model)  # a trial runs the model, which all must do at the same time
@@ -422,7 +437,7 @@ class Oracle:
 
     def _lay_out(self, rows: Rows, in_rows: bool = False) -> Layout:
         rows = rows.to(self.params[0].device)
-        layout = padded(rows) if in_rows else lay_out(self.model, rows)
+        layout = padded(rows) if in_rows or self.padded else lay_out(self.model, rows)
         self.tokens += layout.tokens
         if self.lower is not None:
             self.lower.enter(rows, layout)

@@ -41,6 +41,7 @@ def defense_gradient(
     state: dict[str, Any] | None = None,
     tensors: dict[str, Tensor] | None = None,
     micro_batch_size: int | None = None,
+    tokens_per_micro_batch: int | None = None,
 ) -> GradientStep:
     """The loss and gradient that `defense` would hand to the optimiser, before clipping.
 
@@ -55,13 +56,14 @@ def defense_gradient(
         state, tensors: what the defence keeps between steps (layer shares, a schedule's factor, the weights at the
             start): give the same two dictionaries, empty at first, and the next `step`, at every step of a loop.
         micro_batch_size: rows in one forward pass; the result does not depend on it.
+        tokens_per_micro_batch: tokens in one, unless a row alone has more; nor on this.
 
     Returns:
         The step. Weights, `.grad`, hooks, RNG state and train/eval mode are as before, bit for bit.
 
     Raises:
         ValueError: a batch that the defence needs is missing, malformed or without a supervised token, a trainable
-            parameter is half precision, or `micro_batch_size` is below 1.
+            parameter is half precision, or one of the two sizes is below 1.
         NonFiniteError: a loss or gradient is not finite.
     """
     given = {"align": align, "harmful": harmful, "paired": paired, "general": general, "dev": dev}
@@ -69,6 +71,7 @@ def defense_gradient(
     oracle = Oracle(
         model,
         micro_batch_size=micro_batch_size,
+        tokens_per_micro_batch=tokens_per_micro_batch,
         seed=seed,
         step=step,
         state=state if state is not None else {},

@@ -309,12 +309,20 @@ def settings(stage: Stage, recipe: Recipe, count: int, bf16: bool | None, checkp
     runtime = recipe.runtime
     half = stage.splits and recipe.immunize.bf16 if bf16 is None else bf16
     again = not stage.written and runtime.checkpointing if checkpointing is None else checkpointing
-    one = Setting("one device", 1, runtime.micro_batch_size, again, "bfloat16" if half else "float32")
+    one = Setting("one device", 1, _rows(recipe), again, "bfloat16" if half else "float32")
     if bf16 is None:
         one = replace(one, base="float32")  # the judge's, which is no part of the alignment
     if count == 1:
         return [one]
     return [one, replace(one, layout="DDP", count=count), replace(one, layout="FSDP2", count=count)]
+
+
+def _rows(recipe: Recipe) -> int | None:
+    """Rows of `data.max_length` in one forward pass of the alignment; None for no bound."""
+    runtime = recipe.runtime
+    tokens = runtime.tokens_per_micro_batch
+    bounds = [runtime.micro_batch_size, tokens and max(1, tokens // recipe.data.max_length)]
+    return min((bound for bound in bounds if bound), default=None)
 
 
 def plan(

@@ -227,6 +227,8 @@ class Stages:
                 lora=settings.lora.model_dump() if settings.lora else None,
                 cached_layers=settings.cached_layers,
                 micro_batch_size=self.recipe.runtime.micro_batch_size,
+                tokens_per_micro_batch=self.recipe.runtime.tokens_per_micro_batch,
+                padded_rows=self.recipe.runtime.layout == "padded",
                 bf16=settings.bf16,
                 use_cpu=DEVICE.type == "cpu",  # which must be said for bf16, and for processes without GPUs
                 log_level_replica="error",  # the first process speaks for all

@@ -18,11 +18,14 @@ from boostershot.errors import InputError
 
 @dataclass
 class ImmunizeArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with `micro_batch_size` and `lora`; its defaults are a defence's.
+    """`transformers.TrainingArguments` with the size of a forward pass and `lora`; its defaults are a defence's.
 
     Args:
         micro_batch_size: rows in one forward pass, the memory knob; None takes the whole batch. The gradient does
             not depend on it, so `gradient_accumulation_steps` stays 1.
+        tokens_per_micro_batch: tokens that a forward pass reads at most, unless one row alone has more; a prefix that
+            rows share counts once.
+        padded_rows: lay rows side by side in every pass, and never as a trie of their prefixes.
         lora: `dict(rank, alpha, dropout, targets)` of a fresh adapter, or None to train the model as it is.
         cached_layers: how many of the lowest decoder layers get no adapter; what they give for each row is computed
             once and read from `output_dir` until the training ends. The gradient is that of the same adapter without
@@ -42,6 +45,8 @@ class ImmunizeArguments(TrainingArguments):
     report_to: str = field(default="none")  # type: ignore[assignment]
     remove_unused_columns: bool = field(default=False)
     micro_batch_size: int | None = field(default=None)
+    tokens_per_micro_batch: int | None = field(default=None)
+    padded_rows: bool = field(default=False)
     lora: dict[str, Any] | None = field(default_factory=lambda: dict(DEFAULT_LORA))
     cached_layers: int = field(default=0)
 
@@ -58,8 +63,9 @@ class ImmunizeArguments(TrainingArguments):
             raise ValueError(_DEEPSPEED)
         if self.fsdp:
             raise ValueError("fsdp is not set here; start with accelerate launch and a config of fsdp_version: 2")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size is {self.micro_batch_size}; expected 1 or more")
+        for name in ("micro_batch_size", "tokens_per_micro_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected 1 or more")
         if self.cached_layers < 0:
             raise ValueError(f"cached_layers is {self.cached_layers}; expected 0 or more")
         if self.cached_layers and self.lora is None:

@@ -116,6 +116,8 @@ class DefenseTrainer(Trainer):
         oracle = Oracle(
             self.accelerator.unwrap_model(model),
             micro_batch_size=self.args.micro_batch_size,  # type: ignore[attr-defined]
+            tokens_per_micro_batch=self.args.tokens_per_micro_batch,  # type: ignore[attr-defined]
+            padded=self.args.padded_rows,  # type: ignore[attr-defined]
             seed=self.args.seed,
             step=self.state.global_step,
             autocast=self.accelerator.autocast,  # type: ignore[arg-type]
