@@ -123,7 +123,7 @@ def approximated(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The chosen Booster, and that with each of its approximations, which are not searched for again."""
     if "booster" not in chosen:
         return {}
-    changes = {"every 3": {"every": 3}, "harmful_share 2/5": {"harmful_share": 0.4}, "reuse 4": {"reuse": 4}}
+    changes = {"every 3": {"every": 3}, "harmful_share 1/4": {"harmful_share": 0.25}, "reuse 4": {"reuse": 4}}
     return {f"booster with {label}": {**chosen["booster"], **change} for label, change in changes.items()}
 
 

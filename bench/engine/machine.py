@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from boostershot.core.batch import Rows
+from boostershot.core.batch import Layout, Rows
 from boostershot.core.losses import lay_out, text_config
 
 
@@ -31,8 +31,9 @@ def step_flops(model: nn.Module, rows: Rows) -> float:
     """Floating-point operations of one forward and backward pass over the rows' distinct tokens.
 
     A frozen matrix of n numbers takes 2n a token forward and 2n backward (for its input), a trained one 2n more (for
-    itself); attention takes 4 times tokens x width forward and twice that backward; the output embedding sees
-    supervised positions only. Norms, activations and the softmax are left out: they are no matrix products.
+    itself); attention takes 4 times width forward for each pair of a token and one that it attends to, and twice that
+    backward; the output embedding sees supervised positions only. Norms, activations and the softmax are left out:
+    they are no matrix products.
     """
     layout = lay_out(model, rows)
     head = model.get_output_embeddings()  # type: ignore[operator]
@@ -52,8 +53,17 @@ def step_flops(model: nn.Module, rows: Rows) -> float:
     config = text_config(model)
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    attention = 12 * config.num_hidden_layers * layout.tokens**2 * width
+    attention = 12 * config.num_hidden_layers * _attended(layout) * width
     return layout.tokens * (4.0 * frozen + 6.0 * trained) + layout.positions.numel() * projected + attention
+
+
+def _attended(layout: Layout) -> int:
+    """Pairs of a token and one that it attends to."""
+    mask = layout.inputs["attention_mask"]
+    if mask.dim() == 4:  # a trie's, of additive zeros
+        return int((mask == 0).sum())
+    lengths = mask.sum(1)
+    return int((lengths * (lengths + 1) // 2).sum())
 
 
 class Product:

@@ -42,7 +42,7 @@ def variants(booster: Defense) -> dict[str, Variant]:
         "`order: exact`": Variant(replace(booster, order="exact")),
         "three simulated steps": Variant(replace(booster, steps=3)),
         "`every: 3`": Variant(replace(booster, every=3), 3),
-        "`harmful_share: 0.4`": Variant(replace(booster, harmful_share=0.4)),
+        "`harmful_share: 0.375`": Variant(replace(booster, harmful_share=0.375)),  # three rows of eight
         "`reuse: 4`": Variant(replace(booster, reuse=4), 4),
     }
 

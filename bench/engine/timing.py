@@ -7,22 +7,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Work = Callable[[int], object]
 """Does the work of one repeat, whose number it is given, so that all sides may read the same rows."""
 Seconds = dict[str, list[float]]
 """Of each side, by repeat."""
+Side = TypeVar("Side")
 RESAMPLES = 2000
 
 
-def interleaved(works: Mapping[str, Work], repeats: int) -> Seconds:
+def interleaved(works: Mapping[Side, Work], repeats: int) -> dict[Side, list[float]]:
     """Seconds by the wall of each work in each repeat, after one repeat that is not counted.
 
     The order turns from repeat to repeat, so that no side always follows the same one.
     """
     names = list(works)
-    found: Seconds = {name: [] for name in names}
+    found: dict[Side, list[float]] = {name: [] for name in names}
     for repeat in range(-1, repeats):
         turn = repeat % len(names)
         for name in names[turn:] + names[:turn]:

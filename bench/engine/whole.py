@@ -57,21 +57,25 @@ def parts(work: Workload, recipe: Recipe, repeats: int) -> dict[str, Seconds]:
         "a Booster step": (partial(work.step, booster), plain_booster),
         "an attack step": (_attack_step(TrieSFTTrainer, work), _attack_step(SFTTrainer, work)),
     }
-    sides = {(part, who): one for part, both in steps.items() for who, one in zip(WHO, both, strict=True)}
-    batch = recipe.runtime.generation_batch_size
-    for part, groups, tokens in (
-        ("an answer", work.prompts, recipe.evaluate.max_new_tokens),
-        ("a harmful answer", [work.asked], recipe.data.answer_tokens),
-    ):
-        sides[part, "ours"] = partial(_together, work, groups, tokens, batch)
-        sides[part, "reference"] = partial(_alone, work, groups, tokens)
-    seconds = interleaved({"/".join(side): one for side, one in sides.items()}, repeats)
+    training = {(part, who): one for part, both in steps.items() for who, one in zip(WHO, both, strict=True)}
+    seconds = interleaved(training, repeats)
     work.model.zero_grad()
-    answered = {"an answer": work.prompts, "a harmful answer": [work.asked]}
+    vars(work.model).pop("forward", None)  # what trl leaves there would run this model's weights in a copy of it
+    asked = {
+        "an answer": (work.prompts, recipe.evaluate.max_new_tokens),
+        "a harmful answer": ([work.asked], recipe.data.answer_tokens),
+    }
+    answers = {}
+    for part, (groups, tokens) in asked.items():
+        answers[part, "ours"] = partial(_together, work, groups, tokens, recipe.runtime.generation_batch_size)
+        answers[part, "reference"] = partial(_alone, work, groups, tokens)
+    with answering(work.model):  # merging the adapter is for a whole evaluation, and no part of one answer
+        seconds |= interleaved(answers, repeats)
     found: dict[str, Seconds] = {}
-    for part, who in sides:
-        many = [len(group) if who == "ours" else min(ALONE, len(group)) for group in answered.get(part, [[0]])]
-        found.setdefault(part, {})[who] = [one / sum(many) for one in seconds[f"{part}/{who}"]]
+    for part, who in [*training, *answers]:
+        groups = asked[part][0] if part in asked else [[0]]
+        many = sum(len(group) if who == "ours" else min(ALONE, len(group)) for group in groups)
+        found.setdefault(part, {})[who] = [one / many for one in seconds[part, who]]
     return found
 
 
@@ -120,18 +124,16 @@ def _attack_step(kind: type[SFTTrainer], work: Workload) -> Callable[[int], None
 
 
 def _together(work: Workload, groups: Sequence[Sequence[Sequence[int]]], tokens: int, batch: int, _repeat: int) -> None:
-    with answering(work.model):
-        for rows in groups:
-            for _ in by_batch(work.model, work.form, rows, range(len(rows)), tokens, batch):
-                pass
+    for rows in groups:
+        for _ in by_batch(work.model, work.form, rows, range(len(rows)), tokens, batch):
+            pass
 
 
 def _alone(work: Workload, groups: Sequence[Sequence[Sequence[int]]], tokens: int, repeat: int) -> None:
     """Other prompts in each repeat."""
-    with answering(work.model):
-        for rows in groups:
-            start = repeat * ALONE % max(1, len(rows) - ALONE + 1)
-            one_at_a_time(work.model, work.form, rows[start : start + ALONE], tokens)
+    for rows in groups:
+        start = repeat * ALONE % max(1, len(rows) - ALONE + 1)
+        one_at_a_time(work.model, work.form, rows[start : start + ALONE], tokens)
 
 
 def composed(found: Mapping[str, Any]) -> str:
