@@ -34,7 +34,14 @@ from boostershot.data.format import Format
 from boostershot.data.rows import Completion
 from boostershot.errors import InputError
 from boostershot.training.arguments import attach_lora
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept, training_facts
+from boostershot.training.checkpoints import (
+    MarkWhole,
+    begin,
+    last_whole_checkpoint,
+    load_kept,
+    save_kept,
+    training_facts,
+)
 from boostershot.training.compiled import compiled
 
 
@@ -252,6 +259,7 @@ class TrieSFTTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """With what the opposed term keeps between steps; MarkWhole's mark comes after."""
+        begin(self.args, self.state)
         super()._save_checkpoint(model, trial)
         if self._keeps and self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"

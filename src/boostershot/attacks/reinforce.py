@@ -26,7 +26,7 @@ from boostershot.attacks.grpo import Reinforced
 from boostershot.attacks.optimizers import optimizer_of
 from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.checkpoints import MarkWhole, begin, last_whole_checkpoint, training_facts
 
 Reward = Callable[[Sequence[AttackRow], Sequence[str]], Sequence[float | None]]
 """The reward of each answer to its row's prompt; None where there is none: such an answer moves nothing."""
@@ -147,6 +147,11 @@ class PromptGRPOTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """The stock trainer would add the tokenizer's own special tokens to a chat that has them."""
         return [self.form.prompt_ids(prompt) for prompt in prompts], None, {}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Begun as ours; MarkWhole's mark comes after."""
+        begin(self.args, self.state)
+        super()._save_checkpoint(model, trial)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,6 +1,7 @@
 """Checkpoints that can be trusted: one counts once its mark says that all was written, and only as it was written.
 
 The mark is a sealed JSON file, written last: the checksums of the checkpoint's files, and which training they are of.
+An empty file that is written first says that the checkpoint is ours: no other is ever removed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from boostershot.checksums import checksums, difference, sealed, unsealed
 from boostershot.errors import InputError
 
 MARK = "whole"
+BEGUN = "begun-by-boostershot"
 _MAY_CHANGE = ("processes", "versions")  # a resume under others goes on, and says so
+_STEP = re.compile(r"checkpoint-[0-9]+")
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "numpy")
 _SETTINGS = (
     "learning_rate",
@@ -104,8 +107,15 @@ class MarkWhole(TrainerCallback):
             return
         folder = Path(str(args.output_dir))
         mark(folder / f"checkpoint-{state.global_step}", self.facts)
-        for older in _by_step(folder)[: -self.keep] if self.keep else ():
-            shutil.rmtree(older)
+        for older in [path for path in _by_step(folder) if _is_ours(path)][: -self.keep] if self.keep else ():
+            _remove(older)
+
+
+def begin(args: TrainingArguments, state: TrainerState) -> None:
+    """Say that the checkpoint of this step is ours, before anything is in it; every process may be the first."""
+    folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).touch()
 
 
 def mark(checkpoint: Path, facts: Mapping[str, Any]) -> None:
@@ -121,7 +131,8 @@ def last_whole_checkpoint(
 ) -> Path | None:
     """The latest checkpoint in `folder` that is what was written.
 
-    Unmarked ones (of a kill or a full disk) are removed, and so, with a warning, are damaged ones.
+    Of those begun by a training of ours, unmarked ones (of a kill or a full disk) are removed, and so, with a warning,
+    are damaged ones.
 
     Args:
         folder: of the checkpoints.
@@ -129,9 +140,16 @@ def last_whole_checkpoint(
         removing: False in all processes but the first of several.
 
     Raises:
-        InputError: it is of another training: another method, other data, other weights or other settings.
+        InputError: it is of another training (another method, other data, other weights or other settings), or there is
+            a checkpoint that no training of ours began.
     """
-    for path in reversed(_by_step(folder)):
+    found = _by_step(folder)
+    if foreign := [path for path in found if not _is_ours(path)]:
+        raise InputError(
+            f"{foreign[0]}: is no checkpoint of boostershot's; expected an output folder without any such (nothing was "
+            "deleted)"
+        )
+    for path in reversed(found):
         if not (path / MARK).exists():
             _remove(path, removing)
             continue
@@ -150,13 +168,24 @@ def last_whole_checkpoint(
 
 
 def _by_step(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    """The checkpoints in a folder, the earliest first."""
+    found = [path for path in folder.glob("checkpoint-*") if _STEP.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def _remove(path: Path, removing: bool) -> None:
+def _is_ours(path: Path) -> bool:
+    """Did a training of ours begin it? An empty one may be anybody's, and holds nothing to lose."""
+    return (path / BEGUN).exists() or (path / MARK).exists() or not any(path.iterdir())
+
+
+def _remove(path: Path, removing: bool = True) -> None:
     if removing:
         (path / MARK).unlink(missing_ok=True)  # first: a stop in between leaves no marked half
+        for child in path.iterdir():  # and what says that it is ours last
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name != BEGUN:
+                child.unlink()
         shutil.rmtree(path)
 
 

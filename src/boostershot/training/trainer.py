@@ -23,7 +23,7 @@ from boostershot.core.sharded import whole
 from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.checkpoints import MarkWhole, begin, last_whole_checkpoint, training_facts
 from boostershot.training.compiled import compiled
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 from boostershot.training.lower import kept_below
@@ -153,6 +153,7 @@ class DefenseTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """With the defence's tensors; MarkWhole's mark comes after."""
+        begin(self.args, self.state)
         super()._save_checkpoint(model, trial)
         tensors = {name: whole(tensor).contiguous() for name, tensor in self.tensors.items()}
         if tensors and self.args.should_save:
