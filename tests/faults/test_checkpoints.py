@@ -104,6 +104,24 @@ def test_of_two_checkpoints_the_sound_one_is_gone_on_from(stopped, tmp_path):
         assert same(whole, train(stopped))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "rng_state_1.pth"])
+def test_a_file_that_was_not_written_with_a_checkpoint_is_refused(stopped, name):
+    (stopped / "checkpoint-4" / name).write_bytes(b"planted")
+    with pytest.raises(InputError, match=f"checkpoint-4: holds {name}, which was not written with it"):
+        train(stopped)
+    assert (stopped / "checkpoint-4" / name).read_bytes() == b"planted"
+
+
+def test_what_a_callback_of_the_user_s_writes_into_a_checkpoint_belongs_to_it(tmp_path):
+    class Notes(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            (tmp_path / "run" / f"checkpoint-{state.global_step}" / "notes.txt").write_text("mine")
+
+    with pytest.raises(Stop):
+        train(tmp_path / "run", stop=4, callbacks=[Notes()])
+    train(tmp_path / "run", callbacks=[Notes()])
+
+
 class Runs:
     """A pickle that makes a folder when it is loaded."""
 

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from transformers import TrainerCallback, TrainerState
 
 from boostershot import SFT, TAR, Booster, ImmunizeArguments, InputError, Patcher, immunize
@@ -197,6 +199,34 @@ def test_a_stop_while_one_is_removed_leaves_it_ours(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoint-3").iterdir()] == [BEGUN]
     assert last_whole_checkpoint(tmp_path) is None
     assert not (tmp_path / "checkpoint-3").exists()
+
+
+def first_of_two(rank, folder):
+    """What each of two processes goes on from, where only the first sees a checkpoint, and then a stranger's."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    mine = folder / str(rank)
+    found = [str(last_whole_checkpoint(mine))]
+    if rank == 0:
+        (mine / "checkpoint-500").mkdir()
+        (mine / "checkpoint-500" / "model.safetensors").write_bytes(b"days of work")
+    try:
+        last_whole_checkpoint(mine)
+    except InputError as error:
+        found.append(str(error))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(60)
+def test_of_two_processes_the_first_says_for_both_where_they_go_on(tmp_path):
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    begun(tmp_path / "0", 3)
+    mark(tmp_path / "0" / "checkpoint-3", {})
+    torch.multiprocessing.start_processes(first_of_two, (tmp_path,), nprocs=2, start_method="fork")
+    here, there = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert here == there
+    assert here[0] == str(tmp_path / "0" / "checkpoint-3") and "checkpoint-500: is no checkpoint" in here[1]
 
 
 def test_metrics_hold_each_step_once_after_a_resume(tmp_path):

@@ -116,15 +116,15 @@ def attack(
         rows = _tokenized(phase, form, max_length)
         how = (attack, phase.moves, anchor, args.adapter, args.refactor, args.optimizer, mine.momentum)
         facts = training_facts(how, list(rows), model, mine)
-        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole(facts)]
-        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts, removing=args.should_save)
+        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else [])]
+        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts)
         with compiled(model, mine) as stock:
             trainer = TrieSFTTrainer(
                 model=model,
                 args=stock,
                 train_dataset=rows,
                 processing_class=tokenizer,
-                callbacks=[*own, *callbacks],
+                callbacks=[*own, *callbacks, MarkWhole(facts)],
                 extras=replace(extras, moves=phase.moves, first_step=done),
             )
             if args.disable_tqdm:

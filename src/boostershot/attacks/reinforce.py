@@ -111,11 +111,11 @@ def reinforce(
             args=args,
             train_dataset=Dataset.from_list([{"prompt": rows[i].prompt, "row": i} for i in order]),
             processing_class=tokenizer,
-            callbacks=[recorded, MarkWhole(facts), *callbacks],
+            callbacks=[recorded, *callbacks, MarkWhole(facts)],
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-        checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
+        checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refactored.undo()
     return trainer.accelerator.unwrap_model(trainer.model)

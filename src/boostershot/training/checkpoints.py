@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from boostershot.checksums import checksums, difference, sealed, unsealed
 from boostershot.errors import InputError
+from boostershot.training.processes import decided_by_the_first
 
 MARK = "whole"
 BEGUN = "begun-by-boostershot"
@@ -74,6 +75,8 @@ class MarkWhole(TrainerCallback):
 
     Args:
         facts: of the training.
+
+    It stands last of the callbacks: what another one writes into a checkpoint belongs to it.
     """
 
     def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
@@ -126,10 +129,8 @@ def mark(checkpoint: Path, facts: Mapping[str, Any]) -> None:
     os.replace(partial, checkpoint / MARK)
 
 
-def last_whole_checkpoint(
-    folder: Path, facts: Mapping[str, Any] = MappingProxyType({}), removing: bool = True
-) -> Path | None:
-    """The latest checkpoint in `folder` that is what was written.
+def last_whole_checkpoint(folder: Path, facts: Mapping[str, Any] = MappingProxyType({})) -> Path | None:
+    """The latest checkpoint in `folder` that is what was written; of several processes the first finds it for all.
 
     Of those begun by a training of ours, unmarked ones (of a kill or a full disk) are removed, and so, with a warning,
     are damaged ones.
@@ -137,12 +138,15 @@ def last_whole_checkpoint(
     Args:
         folder: of the checkpoints.
         facts: of the training that would go on from it.
-        removing: False in all processes but the first of several.
 
     Raises:
-        InputError: it is of another training (another method, other data, other weights or other settings), or there is
-            a checkpoint that no training of ours began.
+        InputError: it is of another training (another method, other data, other weights or other settings), there is a
+            checkpoint that no training of ours began, or a file in it that was not written with it.
     """
+    return decided_by_the_first(lambda: _last_whole(folder, json.loads(json.dumps(dict(facts)))))
+
+
+def _last_whole(folder: Path, facts: Mapping[str, Any]) -> Path | None:
     found = _by_step(folder)
     if foreign := [path for path in found if not _is_ours(path)]:
         raise InputError(
@@ -151,7 +155,7 @@ def last_whole_checkpoint(
         )
     for path in reversed(found):
         if not (path / MARK).exists():
-            _remove(path, removing)
+            _remove(path)
             continue
         try:
             record = unsealed(json.loads((path / MARK).read_text(encoding="utf-8")))
@@ -160,9 +164,14 @@ def last_whole_checkpoint(
             record, damage = {}, "its mark is unreadable"
         if damage:
             warnings.warn(f"{path}: is damaged ({damage}); not used, the training goes on from before it", stacklevel=2)
-            _remove(path, removing)
+            _remove(path)
             continue
-        _check_same(path, record["training"], json.loads(json.dumps(dict(facts))))
+        if further := sorted(checksums(path).keys() - record["files"].keys() - {MARK}):
+            raise InputError(
+                f"{path}: holds {further[0]}, which was not written with it and might be loaded; expected nothing else "
+                "in a checkpoint (delete the file, or the checkpoint)"
+            )
+        _check_same(path, record["training"], facts)
         return path
     return None
 
@@ -178,15 +187,14 @@ def _is_ours(path: Path) -> bool:
     return (path / BEGUN).exists() or (path / MARK).exists() or not any(path.iterdir())
 
 
-def _remove(path: Path, removing: bool = True) -> None:
-    if removing:
-        (path / MARK).unlink(missing_ok=True)  # first: a stop in between leaves no marked half
-        for child in path.iterdir():  # and what says that it is ours last
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            elif child.name != BEGUN:
-                child.unlink()
-        shutil.rmtree(path)
+def _remove(path: Path) -> None:
+    (path / MARK).unlink(missing_ok=True)  # first: a stop in between leaves no marked half
+    for child in path.iterdir():  # and what says that it is ours last
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != BEGUN:
+            child.unlink()
+    shutil.rmtree(path)
 
 
 def _check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -47,10 +47,10 @@ def train(
         InputError: that checkpoint is of another training, or the model cannot be started above its cached layers.
     """
     facts = training_facts(defense, rows.facts(), model, args)
-    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
+    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts)
     kept = Path(str(args.output_dir)) / LOWER
     with compiled(model, args) as stock:
-        trainer = DefenseTrainer(model, defense, stock, rows, processing_class, [MarkWhole(facts), *callbacks])
+        trainer = DefenseTrainer(model, defense, stock, rows, processing_class, [*callbacks, MarkWhole(facts)])
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
         if args.cached_layers:
