@@ -32,7 +32,7 @@ class StopAfter(TrainerCallback):
             raise Stop
 
 
-def train(folder, defense=None, rows=None, stop=None, callbacks=(), **changed):
+def train(folder, defense=None, rows=None, stop=None, callbacks=(), model=None, **changed):
     """Five steps with checkpoints after the second and the fourth; stopped in the last."""
     args = ImmunizeArguments(
         output_dir=str(folder),
@@ -43,9 +43,8 @@ def train(folder, defense=None, rows=None, stop=None, callbacks=(), **changed):
     )
     defense = defense or Booster(lam=5.0, alpha=0.1)
     callbacks = [*([StopAfter(stop)] if stop else []), *callbacks]
-    model = immunize(
-        tiny_llama(320), tiny_tokenizer(True), rows or preference_rows(18), defense, args, callbacks=callbacks
-    )
+    model = model or tiny_llama(320)
+    model = immunize(model, tiny_tokenizer(True), rows or preference_rows(18), defense, args, callbacks=callbacks)
     return {name: param.detach().clone() for name, param in model.state_dict().items()}
 
 
@@ -72,6 +71,11 @@ def same(a, b):
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"seed": 4}, "seed"),
         ({"max_steps": 6}, "max_steps"),
+        ({"lora": {"rank": 2, "alpha": 3}}, "lora"),
+        ({"lora": {"rank": 2, "dropout": 0.1}}, "lora"),
+        ({"model": tiny_llama(320, seed=1)}, "frozen weights"),
+        ({"adam_beta2": 0.99}, "adam_beta2"),
+        ({"lr_scheduler_kwargs": {"last_epoch": -1}}, "lr_scheduler_kwargs"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -88,6 +92,14 @@ def test_another_number_of_processes_or_version_is_said_and_goes_on(stopped, key
     mark(stopped / "checkpoint-4", record | {key: then})
     with pytest.warns(UserWarning, match=f"checkpoint-4: was written with {key}"):
         train(stopped)
+
+
+def test_a_base_model_with_rounding_of_another_merge_is_the_same(stopped):
+    model = tiny_llama(320)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.mul_(1 + 1e-7)
+    train(stopped, model=model)
 
 
 def test_micro_batches_are_no_part_of_a_training(stopped):

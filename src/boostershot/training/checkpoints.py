@@ -9,21 +9,25 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
+import operator
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from boostershot.checksums import checksums, difference, sealed, unsealed
+from boostershot.core.sharded import whole
 from boostershot.errors import InputError
 from boostershot.training.processes import decided_by_the_first
 
@@ -38,12 +42,20 @@ _SETTINGS = (
     "warmup_steps",
     "weight_decay",
     "max_grad_norm",
+    "lr_scheduler_kwargs",
     "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "max_steps",
     "num_train_epochs",
     "bf16",
     "seed",
+    "data_seed",
 )
+_ADAPTER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+_FROZEN = "frozen weights"
 
 
 def training_facts(method: object, rows: Any, model: nn.Module, args: TrainingArguments) -> dict[str, Any]:
@@ -56,15 +68,24 @@ def training_facts(method: object, rows: Any, model: nn.Module, args: TrainingAr
         args: of the training; `world_size` times the batch of one process counts as its batch.
     """
     trained = [[name, list(param.shape)] for name, param in model.named_parameters() if param.requires_grad]
+    adapters = model.peft_config if isinstance(model, PeftModel) else {}
     return {
         "method": re.sub(r" at 0x[0-9a-f]+", "", repr(method)),
         "data": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
         "trained weights": hashlib.sha256(json.dumps(trained).encode()).hexdigest(),
+        _FROZEN: [_samples(param) for param in model.parameters() if not param.requires_grad],
+        "lora": {name: {key: getattr(one, key, None) for key in _ADAPTER} for name, one in adapters.items()},
         "batch": args.train_batch_size * args.world_size,
         **{key: getattr(args, key) for key in _SETTINGS},
         "processes": args.world_size,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _samples(param: Tensor) -> list[float]:
+    """Four of a tensor's values, evenly spread: another model has others, and to read them costs nothing."""
+    values = whole(param).reshape(-1)
+    return values[:: max(1, values.numel() // 4)][:4].tolist()
 
 
 class MarkWhole(TrainerCallback):
@@ -198,7 +219,7 @@ def _remove(path: Path) -> None:
 
 
 def _check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [key for key in now if then.get(key) != now[key]]
+    changed = [key for key in now if not (_alike if key == _FROZEN else operator.eq)(then.get(key), now[key])]
     refused = [key for key in changed if key not in _MAY_CHANGE]
     if refused:
         raise InputError(
@@ -211,6 +232,17 @@ def _check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> 
             "their last bits from those of a training without a stop",
             stacklevel=3,
         )
+
+
+def _alike(then: Sequence[Sequence[float]] | None, now: Sequence[Sequence[float]]) -> bool:
+    """Are these samples of the same weights, but for the rounding of an adapter that was merged into them?"""
+    if then is None or [len(some) for some in then] != [len(some) for some in now]:
+        return False
+    return all(
+        math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-7)
+        for some, others in zip(then, now, strict=True)
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def save_kept(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
