@@ -192,7 +192,7 @@ def _last_whole(folder: Path, facts: Mapping[str, Any]) -> Path | None:
                 f"{path}: holds {further[0]}, which was not written with it and might be loaded; expected nothing else "
                 "in a checkpoint (delete the file, or the checkpoint)"
             )
-        _check_same(path, record["training"], facts)
+        check_same(path, record["training"], facts)
         return path
     return None
 
@@ -218,7 +218,17 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def _check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn where a training goes on under other versions or with other processes.
+
+    Args:
+        path: what it goes on from.
+        then: the facts of the training that wrote it, as JSON gives them back.
+        now: those of the present one, likewise.
+
+    Raises:
+        InputError: it is another training.
+    """
     changed = [key for key in now if not (_alike if key == _FROZEN else operator.eq)(then.get(key), now[key])]
     refused = [key for key in changed if key not in _MAY_CHANGE]
     if refused:
