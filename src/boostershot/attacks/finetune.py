@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -118,7 +119,7 @@ def attack(
         facts = training_facts(how, list(rows), model, mine)
         own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else [])]
         checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts)
-        with compiled(model, mine) as stock:
+        with compiled(model, mine) as stock, own_forward(model):
             trainer = TrieSFTTrainer(
                 model=model,
                 args=stock,
@@ -194,6 +195,22 @@ def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
     if adapter == "fresh":
         return attach_lora(merged, lora)
     return merged.requires_grad_(True)
+
+
+@contextmanager
+def own_forward(model: Any) -> Iterator[None]:
+    """After the body, the model has its own forward pass back, in whose place TRL's trainers put one of theirs.
+
+    That one is bound to the model: a copy of the model would run it on the original's weights.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = vars(base).get("forward")
+    try:
+        yield
+    finally:
+        vars(base).pop("forward", None)
+        if before is not None:
+            base.forward = before
 
 
 class TrieSFTTrainer(SFTTrainer):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
@@ -21,7 +20,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from boostershot.attacks.arguments import AttackerArguments
 from boostershot.attacks.attack import AttackRow
-from boostershot.attacks.finetune import Record, adapted
+from boostershot.attacks.finetune import Record, adapted, own_forward
 from boostershot.attacks.grpo import Reinforced
 from boostershot.attacks.optimizers import optimizer_of
 from boostershot.attacks.refactor import refactor
@@ -103,7 +102,7 @@ def reinforce(
     refactored = refactor(model, args.refactor)
     recorded = Record({step: step for step in args.record_steps}, refactored.telling(record))
     facts = training_facts(attack, [[rows[i].prompt, rows[i].completion] for i in order], model, args)
-    with _own_forward(model), _no_answers_in_the_log():
+    with own_forward(model), _no_answers_in_the_log():
         trainer = PromptGRPOTrainer(
             form,
             model=model,
@@ -161,19 +160,6 @@ class PromptGRPOTrainer(GRPOTrainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the attack's loss is {loss.item()} at step {self.state.global_step}")
         return loss
-
-
-@contextmanager
-def _own_forward(model: Any) -> Iterator[None]:
-    """Give the model its own forward pass back, in whose place the trainer puts one of its own."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    before = vars(base).get("forward")
-    try:
-        yield
-    finally:
-        vars(base).pop("forward", None)
-        if before is not None:
-            base.forward = before
 
 
 @contextmanager
