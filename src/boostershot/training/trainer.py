@@ -88,8 +88,6 @@ class DefenseTrainer(Trainer):
         processing_class: Any,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        if args.n_gpu > 1:
-            raise ValueError("several GPUs in one process are not supported; start with accelerate launch")
         if dist.is_initialized() and dist.get_world_size() != args.world_size:
             raise ValueError(
                 f"the training arguments know of {args.world_size} of {dist.get_world_size()} processes; set use_cpu "
