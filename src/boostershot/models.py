@@ -42,8 +42,10 @@ def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -137,7 +139,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _convert(source: Path, target: Path) -> None:
     """Write the GGUF file as a plain Llama: one loaded from GGUF counts as quantised and refuses to be saved."""
-    read = {"gguf_file": source.name}
+    read: dict[str, Any] = {"gguf_file": source.name, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **read)
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **read)
     values = loaded.config.to_dict()
@@ -175,7 +177,9 @@ def load_chain(model_id: str, layers: Sequence[Layer], trainable: bool = False) 
     if full:
         last = max(layers.index(layer) for layer in full)  # full weights replace all that came before
         weights = layers[last].folder
-        model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            weights, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         model.to(DEVICE)  # pyright: ignore[reportArgumentType]
         layers = layers[last + 1 :]
     for layer in layers:
