@@ -144,6 +144,13 @@ def test_what_a_callback_of_the_user_s_writes_into_a_checkpoint_belongs_to_it(tm
     train(tmp_path / "run", callbacks=[Notes()])
 
 
+def test_epochs_of_checkpoints_end_without_one_after_the_last_step(tmp_path):
+    """Seven steps of five an epoch: from a checkpoint after the last one, each new start would train a step more."""
+    whole = train(tmp_path, max_steps=7, save_strategy="epoch")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
+    assert same(whole, train(tmp_path, max_steps=7, save_strategy="epoch"))
+
+
 class Runs:
     """A pickle that makes a folder when it is loaded."""
 

@@ -139,6 +139,12 @@ class MarkWhole(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_save = False
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Nor at the end of an epoch that the last step ended or cut short."""
+        self.on_step_end(args, state, control)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Mark the checkpoint of this step."""
         if dist.is_initialized():
