@@ -108,12 +108,11 @@ class MarkWhole(TrainerCallback):
     """Writes the mark after the trainer has written everything else, and then removes older checkpoints.
 
     It takes `save_total_limit` over: the trainer removes before the newest one is marked, and by the files' times,
-    so that after a step back of the clock it would remove the newest.
+    so that after a step back of the clock it would remove the newest. It stands last of the callbacks, because what
+    another one writes into a checkpoint belongs to it.
 
     Args:
         facts: of the training.
-
-    It stands last of the callbacks: what another one writes into a checkpoint belongs to it.
     """
 
     def __init__(self, facts: Mapping[str, Any] = MappingProxyType({})):
