@@ -144,6 +144,14 @@ def test_what_a_callback_of_the_user_s_writes_into_a_checkpoint_belongs_to_it(tm
     train(tmp_path / "run", callbacks=[Notes()])
 
 
+def test_a_folder_of_the_user_s_in_the_output_folder_stays(tmp_path):
+    """One named as ours for cached layers, in a training without them."""
+    (tmp_path / "lower").mkdir()
+    (tmp_path / "lower" / "mine").write_text("mine")
+    train(tmp_path)
+    assert (tmp_path / "lower" / "mine").exists()
+
+
 def test_epochs_of_checkpoints_end_without_one_after_the_last_step(tmp_path):
     """Seven steps of five an epoch: from a checkpoint after the last one, each new start would train a step more."""
     whole = train(tmp_path, max_steps=7, save_strategy="epoch")

@@ -58,7 +58,8 @@ def train(
             autocast: Any = trainer.accelerator.autocast
             trainer.lower = kept_below(model, args.cached_layers, read, kept, args.micro_batch_size, autocast)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    shutil.rmtree(kept, ignore_errors=True)
+    if args.cached_layers:
+        shutil.rmtree(kept, ignore_errors=True)
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # computes as it did before
 
 
