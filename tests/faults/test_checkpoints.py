@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from boostershot import SFT, Booster, ImmunizeArguments, InputError, immunize
 from boostershot.training.checkpoints import MARK, mark
-from tiny import preference_rows, tiny_llama, tiny_tokenizer
+from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 HERE = Path(__file__).parent
 
@@ -32,7 +32,7 @@ class StopAfter(TrainerCallback):
             raise Stop
 
 
-def train(folder, defense=None, rows=None, stop=None, callbacks=(), **changed):
+def train(folder, defense=None, rows=None, stop=None, callbacks=(), model=None, **changed):
     """Five steps with checkpoints after the second and the fourth; stopped in the last."""
     args = ImmunizeArguments(
         output_dir=str(folder),
@@ -43,9 +43,8 @@ def train(folder, defense=None, rows=None, stop=None, callbacks=(), **changed):
     )
     defense = defense or Booster(lam=5.0, alpha=0.1)
     callbacks = [*([StopAfter(stop)] if stop else []), *callbacks]
-    model = immunize(
-        tiny_llama(320), tiny_tokenizer(True), rows or preference_rows(18), defense, args, callbacks=callbacks
-    )
+    model = model or tiny_llama(320)
+    model = immunize(model, tiny_tokenizer(True), rows or preference_rows(18), defense, args, callbacks=callbacks)
     return {name: param.detach().clone() for name, param in model.state_dict().items()}
 
 
@@ -72,6 +71,11 @@ def same(a, b):
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"seed": 4}, "seed"),
         ({"max_steps": 6}, "max_steps"),
+        ({"lora": {"rank": 2, "alpha": 3}}, "lora"),
+        ({"lora": {"rank": 2, "dropout": 0.1}}, "lora"),
+        ({"model": tiny_llama(320, seed=1)}, "frozen weights"),
+        ({"adam_beta2": 0.99}, "adam_beta2"),
+        ({"lr_scheduler_kwargs": {"last_epoch": -1}}, "lr_scheduler_kwargs"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -90,8 +94,26 @@ def test_another_number_of_processes_or_version_is_said_and_goes_on(stopped, key
         train(stopped)
 
 
+def test_a_base_model_with_rounding_of_another_merge_is_the_same(stopped):
+    model = tiny_llama(320)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.mul_(1 + 1e-7)
+    train(stopped, model=model)
+
+
 def test_micro_batches_are_no_part_of_a_training(stopped):
     train(stopped, micro_batch_size=2)
+
+
+@pytest.mark.parametrize("lora", [{"rank": 2, "dropout": 0.1}, None], ids=["adapter's", "model's"])
+def test_but_for_dropout_whose_masks_they_decide(tmp_path, lora):
+    with pytest.raises(Stop):
+        train(tmp_path, stop=4, lora=lora, model=tiny_gpt2(320, dropout=0.1 if lora is None else 0.0))
+    again = {"lora": lora, "model": tiny_gpt2(320, dropout=0.1 if lora is None else 0.0)}
+    with pytest.raises(InputError, match="other forward passes"):
+        train(tmp_path, micro_batch_size=2, **again)
+    train(tmp_path, micro_batch_size=4, **again)  # the whole batch, as before
 
 
 def test_of_two_checkpoints_the_sound_one_is_gone_on_from(stopped, tmp_path):
@@ -102,6 +124,39 @@ def test_of_two_checkpoints_the_sound_one_is_gone_on_from(stopped, tmp_path):
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"checkpoint-4: is damaged \(optimizer.pt is not what was written\)"):
         assert same(whole, train(stopped))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "rng_state_1.pth"])
+def test_a_file_that_was_not_written_with_a_checkpoint_is_refused(stopped, name):
+    (stopped / "checkpoint-4" / name).write_bytes(b"planted")
+    with pytest.raises(InputError, match=f"checkpoint-4: holds {name}, which was not written with it"):
+        train(stopped)
+    assert (stopped / "checkpoint-4" / name).read_bytes() == b"planted"
+
+
+def test_what_a_callback_of_the_user_s_writes_into_a_checkpoint_belongs_to_it(tmp_path):
+    class Notes(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            (tmp_path / "run" / f"checkpoint-{state.global_step}" / "notes.txt").write_text("mine")
+
+    with pytest.raises(Stop):
+        train(tmp_path / "run", stop=4, callbacks=[Notes()])
+    train(tmp_path / "run", callbacks=[Notes()])
+
+
+def test_a_folder_of_the_user_s_in_the_output_folder_stays(tmp_path):
+    """One named as ours for cached layers, in a training without them."""
+    (tmp_path / "lower").mkdir()
+    (tmp_path / "lower" / "mine").write_text("mine")
+    train(tmp_path)
+    assert (tmp_path / "lower" / "mine").exists()
+
+
+def test_epochs_of_checkpoints_end_without_one_after_the_last_step(tmp_path):
+    """Seven steps of five an epoch: from a checkpoint after the last one, each new start would train a step more."""
+    whole = train(tmp_path, max_steps=7, save_strategy="epoch")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
+    assert same(whole, train(tmp_path, max_steps=7, save_strategy="epoch"))
 
 
 class Runs:

@@ -22,7 +22,7 @@ from boostershot import cli, recipes
 from tiny import preference_rows
 
 TIMES = [1, pytest.param(10, marks=pytest.mark.faults)]
-NAMES = ("quickstart", "quickstart-seeds", "paper-main")
+NAMES = ("quickstart", "paper-sst2", "attack-lab", "properties")  # sweeps and measured properties among them
 
 
 def resolved(name: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def resolved(name: str) -> dict[str, Any]:
     return json.loads(json.dumps(load_recipe(name).to_dict()))
 
 
-RECIPES = {name: resolved(name) for name in NAMES if name in recipes.names()}
+RECIPES = {name: resolved(name) for name in NAMES}
 
 
 def tried(n: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> int:
@@ -52,6 +52,7 @@ def tried(n: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]
         check(drawn)
 
     run()
+    assert count >= n
     return count
 
 
@@ -129,6 +130,12 @@ def any_text(draw: st.DrawFn) -> bytes:
         )
         text = text[:start] + put + text[end:]
     return text.encode(errors="replace")
+
+
+def test_a_sweep_measured_properties_and_a_paper_s_recipe_are_among_what_is_spoilt() -> None:
+    assert RECIPES["attack-lab"]["sweep"]["attacker"]["space"]
+    assert RECIPES["properties"]["properties"]["generalization"]["groups"]
+    assert "paper-sst2" in RECIPES and len(RECIPES) == len(NAMES)
 
 
 @pytest.mark.parametrize("times", TIMES)

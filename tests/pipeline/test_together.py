@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ import yaml
 from safetensors.torch import load_file
 
 import boostershot as bs
+from boostershot import cli
 from boostershot.errors import InputError
 from boostershot.pipeline import together
+from boostershot.pipeline.local_workers import Process
+from boostershot.pipeline.orders import Outcome
 from boostershot.pipeline.progress import Reporter
 from user_files import user_files
 
@@ -145,12 +149,112 @@ def test_the_others_end_when_the_first_is_gone(store, impatient):
 def test_the_first_tells_why_another_failed_and_that_one_is_gone(store, impatient):
     first = Fake(store, 0)
     workers = together.TogetherWorkers(first, QUIET)
-    Fake(store, 1).tell("failed/0/1", "out of memory")
-    outcome = workers._failure(0)
-    assert outcome is not None and (outcome.kind, outcome.said) == ("failed", "process 1 of 2: out of memory")
+    Fake(store, 1).tell("failed/0/1", json.dumps(["failed", "out of memory"]))
+    assert workers._failures(0) == [Outcome("failed", "process 1 of 2: out of memory")]
     with pytest.raises(bs.errors.StageFailed, match="process 1 of 2 is gone"):
         while True:
             workers._check_alive()
+
+
+CHILD = """
+import os, signal, sys
+from multiprocessing.connection import Connection
+
+import torch
+import torch.distributed as dist
+
+from boostershot.errors import InputError, StageFailed
+from boostershot.pipeline.orders import Outcome
+
+handle, rank, ends, how, folder = sys.argv[1:]
+connection = Connection(int(handle))
+connection.recv_bytes()
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=int(rank), world_size=2)
+dist.barrier()
+try:
+    if rank == ends:
+        if how == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise InputError("rows are bad") if how == "refuses" else StageFailed("the loss is nan")
+    dist.all_reduce(torch.ones(1))
+except Exception as error:
+    connection.send(Outcome.of(error))
+connection.recv_bytes()
+"""
+
+
+class Child(Process):
+    """A real process in a collective with another one, of which one ends in a chosen way."""
+
+    def __init__(self, *arguments):
+        self.connection, there = Pipe()
+        self._bars, self._what = [], "immunize-1"
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(there.fileno()), *map(str, arguments)],
+            pass_fds=[there.fileno()],
+            env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL,
+        )
+        there.close()
+
+
+KILLED = "immunize-1: its process was killed (as it is when memory runs out)"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("ends", "how", "outcome"),
+    [
+        (0, "dies", Outcome("lost", KILLED)),
+        (1, "dies", Outcome("failed", f"process 1 of 2: {KILLED.replace('immunize-1', 'a stage')}")),
+        (0, "fails", Outcome("failed", "the loss is nan")),
+        (1, "fails", Outcome("failed", "process 1 of 2: the loss is nan")),
+        (1, "refuses", Outcome("wrong input", "process 1 of 2: rows are bad")),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, Outcome) else "",
+)
+def test_of_two_that_train_together_the_cause_is_told_and_not_what_it_brings_about(
+    store, tmp_path, monkeypatch, ends, how, outcome
+):
+    children = [Child(rank, ends, how, tmp_path) for rank in (0, 1)]
+    children[1]._what = "a stage"
+    first, second = Fake(store, 0), Fake(store, 1)
+    for process in (first, second):
+        process.child = lambda child=children[process.rank]: child
+    workers = together.TogetherWorkers(first, QUIET)
+    beside = threading.Thread(target=together._beside, args=(second, b"order"))
+    beside.start()
+    children[0].send(b"order")
+    assert workers._next_of_all(children[0]) == outcome
+    beside.join(20)
+    assert store.check(["boostershot/free/0/1"])
+    assert all(child.popen.poll() is not None for child in children)
+
+
+@pytest.mark.parametrize("value", [None, "first"])
+def test_a_launcher_s_variable_that_is_missing_or_no_number_is_named(monkeypatch, capsys, value):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    if value is None:
+        monkeypatch.delenv("MASTER_PORT", raising=False)
+    else:
+        monkeypatch.setenv("MASTER_PORT", value)
+    assert cli.call(["run", "quickstart"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"boostershot: MASTER_PORT is {value or 'not set'}; expected what accelerate launch and torchrun set, or no "
+        "RANK in the environment"
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["recipes"], ["--help"], ["run", "--help"], ["launchers", "ddp"], []])
+def test_what_does_no_recipe_waits_for_nobody(monkeypatch, capsys, arguments):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(together, "run", lambda command: pytest.fail("forms a group"))
+    assert cli.call(arguments) == (0 if arguments else 2)
 
 
 def test_a_batch_is_spread_evenly():

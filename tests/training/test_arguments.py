@@ -1,8 +1,13 @@
 """Settings under which a defence would not be what it says are refused, and the defaults are a defence's."""
 
-import pytest
+import copy
 
-from boostershot import ImmunizeArguments
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from boostershot import AttackArguments, ImmunizeArguments
+from boostershot.attacks.reinforce import ReinforceArguments
 from boostershot.training import arguments
 
 
@@ -28,17 +33,35 @@ def test_refused(tmp_path, setting, message):
     ("environment", "message"),
     [
         ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "fp16 scales the loss"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "launcher sets mixed_precision .*expected immunize.bf16: true"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 is not supported.*set fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 is not supported.*set fsdp_version: 2"),
     ],
-    ids=["fp16", "deepspeed", "fsdp", "fsdp 1"],
+    ids=["fp16", "bf16", "deepspeed", "fsdp", "fsdp 1"],
 )
 def test_so_is_what_a_launcher_asks_for(tmp_path, monkeypatch, environment, message):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         ImmunizeArguments(output_dir=str(tmp_path))
+
+
+def test_bf16_is_what_the_arguments_say(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert ImmunizeArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True).mixed_precision == "bf16"
+    for kind in (AttackArguments, ReinforceArguments):
+        args = kind(output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True)
+        assert args.mixed_precision == "no"
+
+
+@pytest.mark.parametrize("kind", [ImmunizeArguments, AttackArguments, ReinforceArguments])
+def test_a_process_that_sees_several_gpus_trains_on_one(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainingArguments(output_dir=str(tmp_path)).n_gpu == 2  # the stock class, which takes both
+    args = kind(output_dir=str(tmp_path), per_device_train_batch_size=2)
+    assert args.n_gpu == 1 and args.train_batch_size == 2
+    assert copy.copy(args).n_gpu == 1  # as a phase of an attack has them
 
 
 def test_and_a_tpu(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The stages after an alignment, end to end: what they do to the model, and what a stop leaves to do."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ GENERAL = [Completion(f"g{i}", row["prompt"], row["rejected"]) for i, row in enu
 STAGES = LoX(factor=0.5, align=NoiseAndDistil(shrink=0.3, steps=6, lr=1e-3, align=Booster(alpha=0.1)))
 
 
-def run(folder, defense, lora=None, general=GENERAL):
+def run(folder, defense, lora=None, general=GENERAL, seed=42, rows=None, model=None):
     """Five steps of alignment; checkpoints every second step, of the distillation too."""
     args = ImmunizeArguments(
         output_dir=str(folder),
@@ -24,12 +26,13 @@ def run(folder, defense, lora=None, general=GENERAL):
         per_device_train_batch_size=4,
         learning_rate=1e-2,
         save_steps=2,
+        seed=seed,
         lora=lora,
         disable_tqdm=True,
         use_cpu=True,
     )
-    model = tiny_llama(320) if lora else tiny_gpt2(320, dropout=0.2)
-    return immunize(model, tiny_tokenizer(True), preference_rows(10), defense, args, general=general)
+    model = model or (tiny_llama(320) if lora else tiny_gpt2(320, dropout=0.2))
+    return immunize(model, tiny_tokenizer(True), rows or preference_rows(10), defense, args, general=general)
 
 
 def weights(model):
@@ -126,6 +129,28 @@ def test_a_stop_after_a_stage_begins_with_the_next(tmp_path, steps, monkeypatch,
         run(tmp_path, STAGES, lora)
     steps.clear()
     assert equal(weights(run(tmp_path, STAGES, lora)), whole)
+    assert steps == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"defense": LoX(rank=2, align=SFT())}, "method"),
+        ({"defense": LoX(factor=0.7, rank=2, align=Booster(alpha=0.1))}, "method"),
+        ({"seed": 4}, "seed"),
+        ({"rows": preference_rows(11)}, "data"),
+        ({"model": tiny_llama(320, seed=1)}, "frozen weights"),
+    ],
+    ids=["alignment", "stage", "seed", "data", "model"],
+)
+def test_the_weights_of_another_training_are_refused(tmp_path, steps, change, named):
+    defense = LoX(rank=2, align=Booster(alpha=0.1))
+    run(tmp_path, defense, LORA)
+    for path in tmp_path.glob("checkpoint-*"):  # which would be refused anyway
+        shutil.rmtree(path)
+    steps.clear()
+    with pytest.raises(InputError, match=rf"weights-start.safetensors: is of another training \(other .*{named}"):
+        run(tmp_path, **{"defense": defense, "lora": LORA, **change})
     assert steps == []
 
 

@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 import torch
-from transformers import TrainerCallback
+import torch.distributed as dist
+import torch.multiprocessing
+from transformers import TrainerCallback, TrainerState
 
-from boostershot import SFT, TAR, Booster, ImmunizeArguments, Patcher, immunize
+from boostershot import SFT, TAR, Booster, ImmunizeArguments, InputError, Patcher, immunize
 from boostershot.data.rows import Completion
 from boostershot.training import trainer
-from boostershot.training.checkpoints import last_whole_checkpoint, mark
+from boostershot.training.checkpoints import BEGUN, begin, last_whole_checkpoint, mark
 from boostershot.training.metrics import MetricsFile
 from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
 
@@ -152,14 +154,79 @@ def test_half_written_checkpoint_is_passed_over_and_removed(tmp_path):
     assert differing(whole, resumed) == []
 
 
-def test_latest_checkpoint_is_by_number_and_unmarked_ones_go(tmp_path):
+def begun(folder, step):
+    """A checkpoint of ours that was stopped before its mark."""
+    args = ImmunizeArguments(output_dir=str(folder), use_cpu=True)
+    begin(args, TrainerState(global_step=step))
+    (folder / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"half")
+
+
+def test_latest_checkpoint_is_by_number_and_our_unmarked_ones_go(tmp_path):
     for step in (3, 12, 100, 99):
-        (tmp_path / f"checkpoint-{step}").mkdir()
+        begun(tmp_path, step)
+    (tmp_path / "checkpoint-101").mkdir()  # as a stop leaves it before all else
+    (tmp_path / "checkpoint-best").mkdir()  # a name of the user's own
     for step in (3, 12, 99):
         mark(tmp_path / f"checkpoint-{step}", {})
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-99"
-    assert not (tmp_path / "checkpoint-100").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"checkpoint-{name}" for name in ("12", "3", "99", "best"))
+    ]
     assert last_whole_checkpoint(tmp_path / "nothing here") is None
+
+
+def test_another_program_s_checkpoint_is_refused_and_stays(tmp_path):
+    begun(tmp_path, 3)
+    mark(tmp_path / "checkpoint-3", {})
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.safetensors").write_bytes(b"days of work")
+    with pytest.raises(InputError, match="checkpoint-500: is no checkpoint of boostershot's") as caught:
+        train(tmp_path, SFT(), LORA)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "checkpoint-500" / "model.safetensors").read_bytes() == b"days of work"
+    assert (tmp_path / "checkpoint-3").exists()
+
+
+def test_a_stop_while_one_is_removed_leaves_it_ours(tmp_path, monkeypatch):
+    begun(tmp_path, 3)
+
+    def stop(path, *args, **kwargs):
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(shutil, "rmtree", stop)
+        last_whole_checkpoint(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoint-3").iterdir()] == [BEGUN]
+    assert last_whole_checkpoint(tmp_path) is None
+    assert not (tmp_path / "checkpoint-3").exists()
+
+
+def first_of_two(rank, folder):
+    """What each of two processes goes on from, where only the first sees a checkpoint, and then a stranger's."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    mine = folder / str(rank)
+    found = [str(last_whole_checkpoint(mine))]
+    if rank == 0:
+        (mine / "checkpoint-500").mkdir()
+        (mine / "checkpoint-500" / "model.safetensors").write_bytes(b"days of work")
+    try:
+        last_whole_checkpoint(mine)
+    except InputError as error:
+        found.append(str(error))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(60)
+def test_of_two_processes_the_first_says_for_both_where_they_go_on(tmp_path):
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    begun(tmp_path / "0", 3)
+    mark(tmp_path / "0" / "checkpoint-3", {})
+    torch.multiprocessing.start_processes(first_of_two, (tmp_path,), nprocs=2, start_method="fork")
+    here, there = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert here == there
+    assert here[0] == str(tmp_path / "0" / "checkpoint-3") and "checkpoint-500: is no checkpoint" in here[1]
 
 
 def test_metrics_hold_each_step_once_after_a_resume(tmp_path):

@@ -7,12 +7,14 @@ from typing import Any
 
 from boostershot.attacks.attack import Optimizer
 from boostershot.attacks.optimizers import check_optimizer
-from boostershot.training.arguments import DEFAULT_LORA
+from boostershot.training.arguments import DEFAULT_LORA, on_one_device
 
 
 @dataclass
 class AttackerArguments:
     """Stands before one of trl's configurations: no bf16, no activation checkpointing, and what trl does not know.
+
+    A launcher's mixed precision changes nothing here, and a process trains on one device.
 
     Args:
         adapter: `continue` trains on what is there (the immunised adapter, or all weights if it has none), `fresh`
@@ -50,3 +52,6 @@ class AttackerArguments:
             raise ValueError(f"refactor is {self.refactor!r}; expected norms, adapter or None")
         check_optimizer(self.optimizer)
         super().__post_init__()  # type: ignore[misc] - of the configuration that comes after this class
+        on_one_device(self)  # type: ignore[arg-type] - with that configuration it is one of transformers'
+        if not self.bf16:
+            self.mixed_precision = "no"  # whatever a launcher says: attacks stay in float32

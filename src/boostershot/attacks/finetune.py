@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +35,14 @@ from boostershot.data.format import Format
 from boostershot.data.rows import Completion
 from boostershot.errors import InputError
 from boostershot.training.arguments import attach_lora
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, load_kept, save_kept, training_facts
+from boostershot.training.checkpoints import (
+    MarkWhole,
+    begin,
+    last_whole_checkpoint,
+    load_kept,
+    save_kept,
+    training_facts,
+)
 from boostershot.training.compiled import compiled
 
 
@@ -109,15 +117,15 @@ def attack(
         rows = _tokenized(phase, form, max_length)
         how = (attack, phase.moves, anchor, args.adapter, args.refactor, args.optimizer, mine.momentum)
         facts = training_facts(how, list(rows), model, mine)
-        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else []), MarkWhole(facts)]
-        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts, removing=args.should_save)
-        with compiled(model, mine) as stock:
+        own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else [])]
+        checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts)
+        with compiled(model, mine) as stock, own_forward(model):
             trainer = TrieSFTTrainer(
                 model=model,
                 args=stock,
                 train_dataset=rows,
                 processing_class=tokenizer,
-                callbacks=[*own, *callbacks],
+                callbacks=[*own, *callbacks, MarkWhole(facts)],
                 extras=replace(extras, moves=phase.moves, first_step=done),
             )
             if args.disable_tqdm:
@@ -189,6 +197,22 @@ def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
     return merged.requires_grad_(True)
 
 
+@contextmanager
+def own_forward(model: Any) -> Iterator[None]:
+    """After the body, the model has its own forward pass back, in whose place TRL's trainers put one of theirs.
+
+    That one is bound to the model: a copy of the model would run it on the original's weights.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = vars(base).get("forward")
+    try:
+        yield
+    finally:
+        vars(base).pop("forward", None)
+        if before is not None:
+            base.forward = before
+
+
 class TrieSFTTrainer(SFTTrainer):
     """SFTTrainer that reads each batch as a token trie: the same loss and gradient for fewer tokens.
 
@@ -252,6 +276,7 @@ class TrieSFTTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """With what the opposed term keeps between steps; MarkWhole's mark comes after."""
+        begin(self.args, self.state)
         super()._save_checkpoint(model, trial)
         if self._keeps and self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
@@ -21,12 +20,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from boostershot.attacks.arguments import AttackerArguments
 from boostershot.attacks.attack import AttackRow
-from boostershot.attacks.finetune import Record, adapted
+from boostershot.attacks.finetune import Record, adapted, own_forward
 from boostershot.attacks.grpo import Reinforced
 from boostershot.attacks.optimizers import optimizer_of
 from boostershot.attacks.refactor import refactor
 from boostershot.data.format import Format
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.checkpoints import MarkWhole, begin, last_whole_checkpoint, training_facts
 
 Reward = Callable[[Sequence[AttackRow], Sequence[str]], Sequence[float | None]]
 """The reward of each answer to its row's prompt; None where there is none: such an answer moves nothing."""
@@ -103,7 +102,7 @@ def reinforce(
     refactored = refactor(model, args.refactor)
     recorded = Record({step: step for step in args.record_steps}, refactored.telling(record))
     facts = training_facts(attack, [[rows[i].prompt, rows[i].completion] for i in order], model, args)
-    with _own_forward(model), _no_answers_in_the_log():
+    with own_forward(model), _no_answers_in_the_log():
         trainer = PromptGRPOTrainer(
             form,
             model=model,
@@ -111,11 +110,11 @@ def reinforce(
             args=args,
             train_dataset=Dataset.from_list([{"prompt": rows[i].prompt, "row": i} for i in order]),
             processing_class=tokenizer,
-            callbacks=[recorded, MarkWhole(facts), *callbacks],
+            callbacks=[recorded, *callbacks, MarkWhole(facts)],
         )
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
-        checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
+        checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refactored.undo()
     return trainer.accelerator.unwrap_model(trainer.model)
@@ -148,6 +147,11 @@ class PromptGRPOTrainer(GRPOTrainer):
         """The stock trainer would add the tokenizer's own special tokens to a chat that has them."""
         return [self.form.prompt_ids(prompt) for prompt in prompts], None, {}
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Begun as ours; MarkWhole's mark comes after."""
+        begin(self.args, self.state)
+        super()._save_checkpoint(model, trial)
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -156,19 +160,6 @@ class PromptGRPOTrainer(GRPOTrainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the attack's loss is {loss.item()} at step {self.state.global_step}")
         return loss
-
-
-@contextmanager
-def _own_forward(model: Any) -> Iterator[None]:
-    """Give the model its own forward pass back, in whose place the trainer puts one of its own."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    before = vars(base).get("forward")
-    try:
-        yield
-    finally:
-        vars(base).pop("forward", None)
-        if before is not None:
-            base.forward = before
 
 
 @contextmanager

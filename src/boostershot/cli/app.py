@@ -18,7 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (doing.run, doing.immunize, doing.attack, doing.evaluate, doing.sweep, looking.report, looking.plan):
+DO_A_RECIPE = (doing.run, doing.immunize, doing.attack, doing.evaluate, doing.sweep)
+for command in (*DO_A_RECIPE, looking.report, looking.plan):
     app.command()(command)
 app.command(name="recipes")(looking.list_recipes)
 app.command(name="launchers")(looking.list_launchers)

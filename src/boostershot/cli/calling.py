@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from boostershot.cli.app import app
+from boostershot.cli.app import DO_A_RECIPE, app
 from boostershot.errors import InputError, StageFailed, described
 
 STOPPED = "stopped; the same command goes on from here"
@@ -25,15 +25,24 @@ class Terminated(BaseException):
 
 def call(arguments: Sequence[str]) -> int:
     """Run one command, in the processes of a launcher if there are several; its exit code."""
-    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" and _does_a_recipe(arguments):
         from boostershot.pipeline import together
 
-        code, said = together.run(lambda: _called(arguments))
+        try:
+            code, said = together.run(lambda: _called(arguments))
+        except InputError as error:  # of the launcher's variables
+            code, said = _fail(error, 2)
     else:
         code, said = _called(arguments)
     if said:
         print(f"boostershot: {said}", file=sys.stderr)
     return code
+
+
+def _does_a_recipe(arguments: Sequence[str]) -> bool:
+    """All other commands, and the help, look at something and wait for no other process."""
+    names = [command.__name__ for command in DO_A_RECIPE]
+    return bool(arguments) and arguments[0] in names and not {"-h", "--help"} & {*arguments}
 
 
 def _called(arguments: Sequence[str]) -> tuple[int, str]:

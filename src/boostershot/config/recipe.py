@@ -45,12 +45,13 @@ class Evaluate(Section):
 
 
 class Runtime(Section):
-    """What changes nothing that is measured, and is part of no stage's hash."""
+    """What changes nothing that is measured, and is part of no stage's hash (but for micro-batches beside dropout)."""
 
     threads: Count | None = None
     """Of torch, for each stage; processes do not divide them. null leaves torch's own choice."""
     micro_batch_size: Count | None = None
-    """Rows in one forward pass of training, the memory knob; null is the whole batch."""
+    """Rows in one forward pass of training, the memory knob; null is the whole batch. This and the next two decide the
+    masks of dropout: where there is any, they are part of the alignment's hash."""
     tokens_per_micro_batch: Count | None = None
     """Tokens that such a pass reads at most, unless one row alone has more; a prefix that rows share counts once."""
     layout: Literal["trie", "padded"] = "trie"

@@ -42,7 +42,7 @@ def read_config(model_id: str) -> PretrainedConfig:
     """
     path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(

@@ -24,7 +24,7 @@ from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import JUDGES, Around, Judge, Relevance, Settings, is_refusal, refusal
 from boostershot.evaluation.judges.offline import VERSION
 from boostershot.evaluation.judges.preference import Preference
-from boostershot.models import DEVICE, Layer, load_base, model_fingerprint
+from boostershot.models import DEVICE, Layer, has_dropout, load_base, model_fingerprint
 from boostershot.pipeline.answer_stages import USUAL, Asked, answers
 from boostershot.pipeline.artifacts import (
     finished,
@@ -209,6 +209,7 @@ class Stages:
             "general": self.data.general_identity() if "general" in needs else None,
             "seed": seed,
             "max_length": self.recipe.data.max_length,
+            **self._passes(),
         }
 
         def work(folder: Path) -> dict[str, Any]:
@@ -266,6 +267,21 @@ class Stages:
             return finished(folder, facts)
 
         return self.store.run("immunize", config, [rows_folder, *([steering] if steering else [])], work)
+
+    def _passes(self) -> dict[str, Any]:
+        """What a forward pass reads, where dropout is above 0: masks are drawn for each, so it decides the weights."""
+        settings, runtime = self.recipe.immunize, self.recipe.runtime
+        size = runtime.micro_batch_size
+        bounds = {
+            "micro_batch_size": size if size is not None and size < settings.batch else None,
+            "tokens_per_micro_batch": runtime.tokens_per_micro_batch,
+            "layout": None if runtime.layout == "trie" else runtime.layout,
+        }
+        given = {name: value for name, value in bounds.items() if value is not None}
+        dropout = (settings.lora is not None and settings.lora.dropout > 0) or (
+            given and has_dropout(self.recipe.model.id)
+        )
+        return given if dropout else {}
 
     # --- judge ------------------------------------------------------------------------------------------------
 

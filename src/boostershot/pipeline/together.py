@@ -6,13 +6,15 @@ children are ever inside a collective. So whoever waits looks at the store, sees
 child.
 
 order/N   what the N-th stage is, or how the command ended
-failed/N/RANK   why a process could not do it; over/N   the first process has its outcome; free/N/RANK   its child ended
+failed/N/RANK   how its child ended and what it said, where a process could not do it
+over/N   the first process has its outcome; free/N/RANK   its child ended
 beat/RANK   counts up while the process lives; bye/RANK   it has read how the command ended
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -30,6 +32,8 @@ _BEAT = 2.0
 _LOOK = 0.2
 _FAREWELL = 10.0
 _END = b"end "
+_NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_BROKEN = ("connection closed", "connection reset", "broken pipe", "gloo", "nccl")
 _TAKEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_FSDP")
 _TAKEN_BEGINNINGS = ("GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "FSDP_")
 
@@ -63,11 +67,22 @@ _leading: list[Processes] = []
 
 
 class Processes:
-    """The launcher's processes, and what they tell each other. Takes what they are out of the environment."""
+    """The launcher's processes, and what they tell each other. Takes what they are out of the environment.
+
+    Raises:
+        InputError: a variable that a launcher sets is missing, or no number.
+    """
 
     def __init__(self) -> None:
         from torch.distributed.rendezvous import rendezvous
 
+        for name in _NEEDED:
+            value = os.environ.get(name, "")
+            if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
+                raise InputError(
+                    f"{name} is {value or 'not set'}; expected what accelerate launch and torchrun set, or no RANK in "
+                    "the environment"
+                )
         self.store, self.rank, self.count = next(rendezvous("env://"))
         names = [n for n in os.environ if n in _TAKEN or n.startswith(_TAKEN_BEGINNINGS)]
         self.environment = {name: os.environ.pop(name) for name in names}
@@ -161,14 +176,17 @@ class TogetherWorkers:
         self._alone.close()
 
     def _next_of_all(self, process: Process) -> Outcome:
-        number, outcome = self.processes.orders, None
-        while outcome is None:
-            outcome = process.heard(self.reporter) if wait([process.connection], _LOOK) else self._failure(number)
-        # Where another failed, the child here only saw its connection break: the cause is worth more.
-        until = time.monotonic() + 10 * _LOOK
-        while outcome.kind in ("failed", "lost") and time.monotonic() < until:
-            outcome = self._failure(number) or outcome
-            time.sleep(_LOOK)
+        number, own, until = self.processes.orders, None, math.inf
+        found: list[Outcome] = []
+        while not any(map(_is_the_cause, found)) and time.monotonic() < until:
+            if own is not None:
+                time.sleep(_LOOK)
+            elif wait([process.connection], _LOOK):
+                own = process.heard(self.reporter)
+            found = [*([own] if own is not None else []), *self._failures(number)]
+            if found and until == math.inf:  # a cause may be told a little later than what it brings about
+                until = time.monotonic() + 10 * _LOOK
+        outcome = next(filter(_is_the_cause, found), found[0])
         process.stop()
         self.processes.tell(f"over/{number}")
         while not all(self.processes.told(f"free/{number}/{rank}") for rank in self.processes.others):
@@ -176,18 +194,25 @@ class TogetherWorkers:
             time.sleep(_LOOK)
         return outcome
 
-    def _failure(self, number: int) -> Outcome | None:
+    def _failures(self, number: int) -> list[Outcome]:
         self._check_alive()
+        found = []
         for rank in self.processes.others:
-            said = self.processes.told(f"failed/{number}/{rank}")
-            if said is not None:
-                return Outcome("failed", f"process {rank} of {self.processes.count}: {said.decode()}")
-        return None
+            told = self.processes.told(f"failed/{number}/{rank}")
+            if told is not None:
+                kind, said = json.loads(told)
+                found.append(Outcome(kind, f"process {rank} of {self.processes.count}: {said}"))
+        return found
 
     def _check_alive(self) -> None:
         for rank in self.processes.others:
             if self.processes.gone(rank):
                 raise StageFailed(f"process {rank} of {self.processes.count} is gone; what is done is kept")
+
+
+def _is_the_cause(outcome: Outcome) -> bool:
+    """Did a child end of itself? Where another failed or died, one only sees its connection break."""
+    return outcome.kind != "failed" or not any(words in outcome.said.lower() for words in _BROKEN)
 
 
 def check_batch(batch: int, processes: int) -> None:
@@ -244,7 +269,8 @@ def _beside(processes: Processes, message: bytes) -> bool:
             if outcome is None and wait([process.connection], _LOOK):
                 outcome = process.heard(Reporter(quiet=True))
                 if outcome is not None and outcome.kind != "done":
-                    processes.tell(f"failed/{number}/{processes.rank}", outcome.said)
+                    kind = "failed" if outcome.kind == "lost" else outcome.kind  # only the leader's own has a lock
+                    processes.tell(f"failed/{number}/{processes.rank}", json.dumps([kind, outcome.said]))
             elif processes.gone(0) or processes.told(f"order/{number + 1}"):  # where it was stopped in between
                 return not processes.gone(0)
             elif outcome is not None:

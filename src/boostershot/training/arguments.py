@@ -20,6 +20,8 @@ from boostershot.errors import InputError
 class ImmunizeArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the size of a forward pass and `lora`; its defaults are a defence's.
 
+    A process trains on one device, whatever others it sees; several are for a launcher's processes.
+
     Args:
         micro_batch_size: rows in one forward pass, the memory knob; None takes the whole batch. The gradient does
             not depend on it, so `gradient_accumulation_steps` stays 1.
@@ -33,8 +35,8 @@ class ImmunizeArguments(TrainingArguments):
 
     Raises:
         ValueError: a setting under which a defence would not be what it says, also where accelerate's launcher makes
-            it: gradient accumulation, fp16 loss scaling, DeepSpeed, the first FSDP, a TPU, several GPUs in one process;
-            or cached layers without an adapter or in several processes.
+            it: gradient accumulation, fp16 loss scaling, DeepSpeed, the first FSDP, a TPU, mixed precision without
+            `bf16`; or cached layers without an adapter or in several processes.
     """
 
     output_dir: str = field(default="immunized")  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -57,6 +59,8 @@ class ImmunizeArguments(TrainingArguments):
                 "raise the batch and set micro_batch_size instead"
             )
         _refuse_launched()
+        if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no" and not self.bf16:
+            raise InputError(_PRECISION)
         if self.fp16:
             raise ValueError(_FP16)
         if self.deepspeed:
@@ -71,6 +75,7 @@ class ImmunizeArguments(TrainingArguments):
         if self.cached_layers and self.lora is None:
             raise ValueError("cached_layers is given and lora is None; expected an adapter on the layers above")
         super().__post_init__()  # last: it fails in its own words where DeepSpeed is asked for and not installed
+        on_one_device(self)
         checkpointing = self.gradient_checkpointing_kwargs
         if self.cached_layers and isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
             # It sees no gradient where the first layer's input has none, and says nothing.
@@ -79,6 +84,18 @@ class ImmunizeArguments(TrainingArguments):
             raise ValueError(f"cached_layers works in one process; there are {self.world_size}")
 
 
+def on_one_device(args: TrainingArguments) -> None:
+    """Let a process that sees several GPUs train on its first, as the stock class has no setting for it.
+
+    Otherwise `nn.DataParallel` would hold the model, on whose copies neither our steps nor TRL's work.
+    """
+    args._n_gpu = min(args.n_gpu, 1)  # which transformers' own Trainer sets for a model that is spread over GPUs
+
+
+_PRECISION = (
+    "the launcher sets mixed_precision (ACCELERATE_MIXED_PRECISION) and bf16 is false; expected immunize.bf16: true in "
+    "a recipe (in Python bf16=True), or mixed_precision: 'no' in the launcher's configuration"
+)
 _FP16 = "fp16 scales the loss, which a normalised step cannot bear; use bf16"
 _DEEPSPEED = "DeepSpeed is not supported: it keeps gradients to itself; use DistributedDataParallel or FSDP2"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,48 +10,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from boostershot.checksums import checksum
+from boostershot.checksums import checksum, sealed, unsealed
 from boostershot.core.oracle import START, Oracle
 from boostershot.core.sharded import like, local, whole
 from boostershot.defenses.finishing import Finishing
 from boostershot.training.arguments import ImmunizeArguments
+from boostershot.training.checkpoints import check_same
 from boostershot.training.data import RolesDataset
 from boostershot.training.metrics import MetricsFile
+from boostershot.training.processes import decided_by_the_first
 from boostershot.training.trainer import train
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The trainable weights before the alignment (`start`), after it (0) and after each stage (1, 2, ...), in files."""
+    """The trainable weights before the alignment (`start`), after it (0) and after each stage (1, 2, ...), in files.
+
+    Beside each lies a sealed record of its checksum and of the training.
+    """
 
     folder: Path
     model: nn.Module
     args: ImmunizeArguments
+    facts: Mapping[str, Any]
 
     def save(self, name: str | int) -> None:
-        """Write the present weights, after their checksum; a file is there whole or not at all."""
+        """Write the present weights, after their record; a file is there whole or not at all."""
         weights = {n: whole(param).contiguous() for n, param in self._trainable().items()}
         if self.args.should_save:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / "partial.safetensors"
             save_file(weights, partial)
-            self._path(name).with_suffix(".sha256").write_text(checksum(partial), encoding="ascii")
+            record = sealed({"sha256": checksum(partial), "training": self.facts})
+            self._record(name).write_text(json.dumps(record), encoding="utf-8")
             os.replace(partial, self._path(name))
 
     def has(self, name: str | int) -> bool:
-        """Were these weights written, and are they still what was? What the first process finds counts for all."""
+        """Were these weights written, and are they still what was? What the first process finds counts for all.
+
+        Raises:
+            InputError: they are of another training.
+        """
+        return decided_by_the_first(lambda: self._has(name))
+
+    def _has(self, name: str | int) -> bool:
         path = self._path(name)
-        written = path.with_suffix(".sha256")
-        found = path.exists() and written.exists() and written.read_bytes() == checksum(path).encode()
-        if self.args.world_size == 1:
-            return found
-        firsts = torch.tensor(int(found), device=self.args.device)
-        dist.broadcast(firsts, src=0)
-        return bool(firsts)
+        try:
+            record = unsealed(json.loads(self._record(name).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError):
+            return False
+        if not path.exists() or record["sha256"] != checksum(path):
+            return False
+        check_same(path, record["training"], self.facts)
+        return True
 
     def load(self, name: str | int) -> dict[str, Tensor]:
         """The weights, by parameter name, on the device of the training."""
@@ -67,6 +82,9 @@ class Kept:
     def _path(self, name: str | int) -> Path:
         return self.folder / f"weights-{name}.safetensors"
 
+    def _record(self, name: str | int) -> Path:
+        return self._path(name).with_suffix(".json")
+
     def _trainable(self) -> dict[str, nn.Parameter]:
         return {name: param for name, param in self.model.named_parameters() if param.requires_grad}
 
@@ -78,6 +96,7 @@ def align_and_finish(
     args: ImmunizeArguments,
     rows: Callable[[Mapping[str, int]], RolesDataset],
     tokenizer: Any,
+    facts: Mapping[str, Any],
 ) -> None:
     """Align the model in place, and run the stages that follow. What was finished before a stop is not done again.
 
@@ -91,8 +110,12 @@ def align_and_finish(
         args: of the alignment.
         rows: the rows of the roles that a training reads.
         tokenizer: the model's.
+        facts: of the alignment and all stages together.
+
+    Raises:
+        InputError: what lies there is of another training.
     """
-    kept = Kept(Path(str(args.output_dir)) / "finish", model, args)
+    kept = Kept(Path(str(args.output_dir)) / "finish", model, args, json.loads(json.dumps(dict(facts))))
     if not kept.has("start"):
         kept.save("start")
     done = max((i for i in range(len(stages)) if kept.has(i)), default=None)

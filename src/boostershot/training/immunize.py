@@ -17,6 +17,7 @@ from boostershot.defenses.defense import Defense, reader_of_layers
 from boostershot.defenses.finishing import stages_of
 from boostershot.errors import InputError
 from boostershot.training.arguments import ImmunizeArguments, attach_lora
+from boostershot.training.checkpoints import training_facts
 from boostershot.training.data import RolesDataset
 from boostershot.training.finish import align_and_finish
 from boostershot.training.trainer import train
@@ -56,8 +57,9 @@ def immunize(
         callbacks: further `TrainerCallback`s.
 
     Raises:
-        InputError: a row is bad, the defence needs rows of a kind and there are none, or layers are to be cached and
-            the defence reads them or the model cannot be started above them.
+        InputError: a row is bad, the defence needs rows of a kind and there are none, layers are to be cached and
+            the defence reads them or the model cannot be started above them, or `args.output_dir` holds what another
+            training or program left.
         ValueError: a stage that follows an alignment is a part of another defence.
         NonFiniteError: a loss or gradient is not finite; names the rows.
     """
@@ -89,7 +91,8 @@ def immunize(
 
     if not stages:
         return align()
-    align_and_finish(model, align, stages, args, rows_read, tokenizer)
+    facts = training_facts(defense, rows_read(dict.fromkeys(tokenized, 1)).facts(), model, args)
+    align_and_finish(model, align, stages, args, rows_read, tokenizer, facts)
     return model
 
 

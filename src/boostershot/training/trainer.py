@@ -23,7 +23,7 @@ from boostershot.core.sharded import whole
 from boostershot.core.step import Batch
 from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
-from boostershot.training.checkpoints import MarkWhole, last_whole_checkpoint, training_facts
+from boostershot.training.checkpoints import MarkWhole, begin, last_whole_checkpoint, training_facts
 from boostershot.training.compiled import compiled
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
 from boostershot.training.lower import kept_below
@@ -47,10 +47,10 @@ def train(
         InputError: that checkpoint is of another training, or the model cannot be started above its cached layers.
     """
     facts = training_facts(defense, rows.facts(), model, args)
-    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts, removing=args.should_save)
+    checkpoint = last_whole_checkpoint(Path(str(args.output_dir)), facts)
     kept = Path(str(args.output_dir)) / LOWER
     with compiled(model, args) as stock:
-        trainer = DefenseTrainer(model, defense, stock, rows, processing_class, [MarkWhole(facts), *callbacks])
+        trainer = DefenseTrainer(model, defense, stock, rows, processing_class, [*callbacks, MarkWhole(facts)])
         if args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)  # the stock trainer prints every log where it shows no bar
         if args.cached_layers:
@@ -58,7 +58,8 @@ def train(
             autocast: Any = trainer.accelerator.autocast
             trainer.lower = kept_below(model, args.cached_layers, read, kept, args.micro_batch_size, autocast)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    shutil.rmtree(kept, ignore_errors=True)
+    if args.cached_layers:
+        shutil.rmtree(kept, ignore_errors=True)
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # computes as it did before
 
 
@@ -88,8 +89,6 @@ class DefenseTrainer(Trainer):
         processing_class: Any,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        if args.n_gpu > 1:
-            raise ValueError("several GPUs in one process are not supported; start with accelerate launch")
         if dist.is_initialized() and dist.get_world_size() != args.world_size:
             raise ValueError(
                 f"the training arguments know of {args.world_size} of {dist.get_world_size()} processes; set use_cpu "
@@ -155,6 +154,7 @@ class DefenseTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """With the defence's tensors; MarkWhole's mark comes after."""
+        begin(self.args, self.state)
         super()._save_checkpoint(model, trial)
         tensors = {name: whole(tensor).contiguous() for name, tensor in self.tensors.items()}
         if tensors and self.args.should_save:
