@@ -99,6 +99,18 @@ def test_the_hierarchical_bootstrap_is_every_draw_of_seeds_and_prompts_counted()
     assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.05)
 
 
+def test_what_is_unknown_is_left_out_of_every_draw():
+    values = [[0.0, None, 4.0], [2.0, 5.0, 9.0]]
+    means = []
+    for seeds in itertools.product(range(2), repeat=2):
+        for prompts in itertools.product(range(3), repeat=3):
+            found = [[values[s][i] for i in prompts if values[s][i] is not None] for s in seeds]
+            means += [np.mean([np.mean(one) for one in found if one])] if any(found) else []
+    mean, low, high = hierarchical_bootstrap(values, resamples=100_000)
+    assert mean == pytest.approx((2 + 16 / 3) / 2)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.05)
+
+
 def test_one_seed_draws_the_prompts_alone():
     values = np.random.default_rng(1).gamma(2.0, size=400)
     theirs = bootstrap_interval(values.tolist())
@@ -157,6 +169,9 @@ def test_a_ratio_over_seeds_tells_the_same_both_ways():
 def test_a_share_keeps_a_width_where_every_verdict_is_the_same():
     assert share_interval([[0.0] * 50]) == (0.0, *wilson(0, 50))
     assert share_interval([[100.0] * 50] * 3) == (100.0, *wilson(50, 50))
+    assert share_interval([[None, *[0.0] * 50]] * 3) == (0.0, *wilson(0, 50))
+    two = share_interval([[100.0] * 2 + [0.0] * 148] * 3)  # the same two prompts for each seed are two, not six
+    assert two[2] >= wilson(2, 150)[1]
     some = [[100.0] * 20 + [0.0] * 30] * 3
     assert share_interval(some) == hierarchical_bootstrap(some)
 
@@ -179,7 +194,9 @@ def test_the_bootstrap_repeats_and_does_not_depend_on_its_pieces(monkeypatch):
         (lambda: mean_interval([1.0]), "at least two seeds"),
         (lambda: bootstrap_interval([]), "at least one number"),
         (lambda: bootstrap_interval([1.0, math.nan]), "not finite"),
-        (lambda: hierarchical_bootstrap([]), "at least one number"),
+        (lambda: hierarchical_bootstrap([]), "at least one seed"),
+        (lambda: hierarchical_bootstrap([[1.0, 2.0], [None, None]]), "known of a seed must be .* at least one number"),
+        (lambda: hierarchical_bootstrap([[1.0, math.nan]]), "not finite"),
         (lambda: hierarchical_bootstrap([[1.0], [1.0, 2.0]]), "one number of prompts"),
         (lambda: paired_hierarchical([[1.0, 2.0]], [[1.0], [2.0]]), "one shape"),
         (lambda: mcnemar([True], []), "equally long, not 1 and 0"),

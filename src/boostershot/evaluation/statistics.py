@@ -16,6 +16,8 @@ _Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 # The bootstrap draws at most this many row numbers at once (8 MB), however long the sample is.
 _DRAWS_AT_ONCE = 1_000_000
 
+Figures = Sequence[float | None]  # a prompt each, in the same order for every seed; None where it is unknown
+
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion, as (low, high) in percent.
@@ -82,19 +84,19 @@ def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
 
 
 def hierarchical_bootstrap(
-    by_seed: Sequence[Sequence[float]], seed: int = 0, resamples: int = 10_000
+    by_seed: Sequence[Figures], seed: int = 0, resamples: int = 10_000
 ) -> tuple[float, float, float]:
-    """Mean over seeds and prompts, and its interval: (mean, low, high), in the unit of the values.
+    """Mean over seeds of their means over prompts, and its interval: (mean, low, high), in the unit of the values.
 
-    by_seed[s][i] is the figure of prompt i under seed s. Seeds are drawn with replacement, then prompts, and one draw
-    of prompts serves all drawn seeds, because they were asked the same prompts (the two-way bootstrap of Owen, 2007).
-    Prompts drawn anew within each seed, and a t interval over seeds, leave out what the seeds' prompts have in common:
-    with 3 seeds of 150 prompts they hold the truth in 83 to 90% and 87 to 90% of simulated studies, this one in 93 to
-    99% (bench/intervals.py). Raises ValueError for no seeds, or seeds with unequal numbers of prompts.
+    by_seed[s][i] is the figure of prompt i under seed s, None where it is unknown: a mean is over what is known. Seeds
+    are drawn with replacement, then prompts, and one draw of prompts serves all drawn seeds, because they were asked
+    the same prompts (the two-way bootstrap of Owen, 2007). Prompts drawn anew within each seed, and a t interval over
+    seeds, leave out what the seeds' prompts have in common: with 3 seeds of 150 prompts they hold the truth in 83 to
+    90% and 87 to 90% of simulated studies, this one in 93 to 99% (bench/intervals.py). Raises ValueError for no seeds,
+    for seeds with unequal numbers of prompts, and for a seed of which nothing is known.
     """
     values = _matrix(by_seed)
-    means = _two_way(values, seed, resamples)
-    return float(values.mean()), *_middle(means)
+    return _mean(values), *_middle(_two_way(values, seed, resamples))
 
 
 class Difference(NamedTuple):
@@ -120,7 +122,7 @@ def paired_hierarchical(
     means = _two_way(a - b, seed, resamples)
     sides = (means <= 0).sum(), (means >= 0).sum()
     p = min(1.0, 2 * (1 + min(sides)) / (1 + len(means)))
-    return Difference(float((a - b).mean()), *_middle(means), float(p))
+    return Difference(_mean(a - b), *_middle(means), float(p))
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
@@ -159,35 +161,50 @@ def kappa(a: Sequence[bool], b: Sequence[bool]) -> float | None:
     return None if chance == 1 else (agreement - chance) / (1 - chance)
 
 
-def share_interval(by_seed: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Mean over seeds of per-prompt shares (0 or 100), and its interval: (mean, low, high), in percent.
+def share_interval(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
+    """Mean over seeds of shares over prompts (0 to 100 each, None unknown), and its interval, all in percent.
 
-    One seed: Wilson's. More: the hierarchical bootstrap, joined with Wilson's of as many prompts as there are where
-    fewer than five verdicts of either kind leave the bootstrap nothing to draw.
+    Returns (mean, low, high). Verdicts of one seed: Wilson's. Else the hierarchical bootstrap; where fewer than five
+    prompts have more than 0, or fewer than five less than 100, it has nothing to draw, and is joined with Wilson's of
+    as many prompts as a seed has verdicts on. So no interval is narrower than what so few can tell.
     """
     values = _matrix(by_seed)
-    seeds, prompts = values.shape
-    mean = float(values.mean())
-    if seeds == 1:
-        return mean, *wilson(round(mean * prompts / 100), prompts)
-    _, low, high = hierarchical_bootstrap(by_seed)
-    if min(mean, 100 - mean) * values.size / 100 < 5 - 1e-9:
-        least, most = wilson(round(mean * prompts / 100), prompts)
-        low, high = min(low, least), max(high, most)
+    known = ~np.isnan(values)
+    mean, n = _mean(values), round(known.sum() / len(values))
+    around = wilson(round(mean * n / 100), n)
+    if len(values) == 1 and np.isin(values[known], (0, 100)).all():
+        return mean, *around
+    low, high = _middle(_two_way(values, 0, 10_000))
+    if min((values > 0).any(axis=0).sum(), (values < 100).any(axis=0).sum()) < 5:
+        low, high = min(low, around[0]), max(high, around[1])
     return mean, low, high
 
 
+def _mean(values: np.ndarray) -> float:
+    """Over seeds, of what is known of each."""
+    return float(np.nanmean(values, axis=1).mean())
+
+
 def _two_way(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """The mean of each resample: how often each seed and each prompt was drawn weighs the values."""
+    """The mean of each resample of [seeds, prompts]: how often each seed and each prompt was drawn weighs the values.
+
+    A seed of which no drawn prompt is known counts as not drawn, and a resample without any seed is left out.
+    """
     draw = np.random.default_rng(seed)
     seeds, prompts = values.shape
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0)
     rows = max(1, _DRAWS_AT_ONCE // prompts)
     means = []
     for start in range(0, resamples, rows):
         n = min(rows, resamples - start)
-        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), n) / seeds
-        times_prompt = draw.multinomial(prompts, np.full(prompts, 1 / prompts), n) / prompts
-        means.append(((times_seed @ values) * times_prompt).sum(axis=1))
+        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), n)
+        times_prompt = draw.multinomial(prompts, np.full(prompts, 1 / prompts), n).astype(float)
+        asked = times_prompt @ known.T.astype(float)
+        counted = times_seed * (asked > 0)
+        of_seed = (times_prompt @ filled.T) / np.maximum(asked, 1)
+        some = counted.any(axis=1)
+        means.append((counted * of_seed)[some].sum(axis=1) / counted[some].sum(axis=1))
     return np.concatenate(means)
 
 
@@ -197,10 +214,15 @@ def _middle(means: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _matrix(by_seed: Sequence[Sequence[float]]) -> np.ndarray:
+def _matrix(by_seed: Sequence[Figures]) -> np.ndarray:
+    """[seeds, prompts], NaN where a figure is unknown."""
     if len({len(values) for values in by_seed}) > 1:
         raise ValueError("seeds must have one number of prompts each, and the same")
-    return np.stack([_sample(values, "a seed") for values in by_seed]) if by_seed else _sample([], "seeds")
+    if not by_seed:
+        raise ValueError("seeds must be a list of at least one seed")
+    for values in by_seed:
+        _sample([value for value in values if value is not None], "what is known of a seed")
+    return np.array([[math.nan if value is None else value for value in values] for values in by_seed], dtype=float)
 
 
 def _percentiles(sample: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.evaluation.statistics import hierarchical_bootstrap, mean_interval, share_interval, wilson
-from boostershot.pipeline.comparisons import SHARES, Read, Row, by_common_prompt, difference
+from boostershot.pipeline.comparisons import SHARES, Read, Row, difference
 
 _LOSSES = ("harmful_loss", "harmful_loss_own")
 _LIKELIHOOD = "task_log_likelihood"  # of a task that no rule scores
@@ -62,9 +62,10 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -
         methods: defense label -> method name; the first label with method "sft" is the reference.
         verdicts: one row's per-prompt figures (figure name -> prompt id -> value in the row's unit), or None.
 
-    Two seeds or more: mean and hierarchical bootstrap over seeds and prompts; where a row has no figures for each
-    prompt (a loss that was followed but not judged), a t interval over seeds, cut at 0 (and 100 for shares). One
-    seed: the row's own interval over prompts. Differences to the reference: see `comparisons.difference`.
+    Two seeds or more: the mean of the rows' figures, and the hierarchical bootstrap over seeds and prompts, in which an
+    unknown verdict counts no more than it does in its row; for shares see `statistics.share_interval`. Where a row has
+    no figures by prompt (a loss that was followed but not judged), a t interval over seeds, cut at 0 (and 100 for
+    shares). One seed: the row's own interval over prompts. Differences to the reference: see `comparisons.difference`.
     """
     reference = reference_label(methods)
     cells = _grouped(rows)
@@ -138,9 +139,10 @@ def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, A
     if len(values) == 1:
         return {"mean": values[0], "ci": _own_interval(known[0], figure)}
     found = [verdicts(row) or {} for row in known]
-    by_prompt = by_common_prompt(found, figure)
-    if by_prompt and all(len(one[figure]) == len(by_prompt[0]) for one in found):
-        mean, *ci = share_interval(by_prompt) if figure in SHARES else hierarchical_bootstrap(by_prompt)
+    if all(one.get(figure) for one in found):
+        prompts = dict.fromkeys(prompt for one in found for prompt in one[figure])
+        by_seed = [[one[figure].get(prompt) for prompt in prompts] for one in found]
+        mean, *ci = share_interval(by_seed) if figure in (*SHARES, _WIN_RATE) else hierarchical_bootstrap(by_seed)
         return {"mean": mean, "ci": ci}
     mean, low, high = mean_interval(values)
     least = low if figure == _LIKELIHOOD else max(low, 0.0)
