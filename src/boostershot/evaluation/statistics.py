@@ -6,6 +6,7 @@ ValueError that says so, never an interval of zeros.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -190,22 +191,30 @@ def _two_way(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
 
     A seed of which no drawn prompt is known counts as not drawn, and a resample without any seed is left out.
     """
-    draw = np.random.default_rng(seed)
-    seeds, prompts = values.shape
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
-    rows = max(1, _DRAWS_AT_ONCE // prompts)
+    piece = min(10_000, max(1, _DRAWS_AT_ONCE // max(values.shape)))
     means = []
-    for start in range(0, resamples, rows):
-        n = min(rows, resamples - start)
-        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), n)
-        times_prompt = draw.multinomial(prompts, np.full(prompts, 1 / prompts), n).astype(float)
+    for number, start in enumerate(range(0, resamples, piece)):
+        times_seed, times_prompt = (
+            times[: resamples - start].astype(float) for times in _drawn(*values.shape, seed, number, piece)
+        )
         asked = times_prompt @ known.T.astype(float)
         counted = times_seed * (asked > 0)
         of_seed = (times_prompt @ filled.T) / np.maximum(asked, 1)
         some = counted.any(axis=1)
         means.append((counted * of_seed)[some].sum(axis=1) / counted[some].sum(axis=1))
     return np.concatenate(means)
+
+
+# A run has hundreds of figures on the same seeds and prompts, and to draw takes a hundred times as long as to weigh.
+@lru_cache(maxsize=64)  # of at most 2 MB each
+def _drawn(seeds: int, prompts: int, seed: int, number: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed, and each prompt, was drawn in each of a piece's resamples: [resamples, seeds or prompts]."""
+    draw = np.random.default_rng([seed, number])
+    return tuple(
+        draw.multinomial(n, np.full(n, 1 / n), resamples).astype(np.min_scalar_type(n)) for n in (seeds, prompts)
+    )
 
 
 def _middle(means: np.ndarray) -> tuple[float, float]:
