@@ -97,7 +97,7 @@ def hierarchical_bootstrap(
     for seeds with unequal numbers of prompts, and for a seed of which nothing is known.
     """
     values = _matrix(by_seed)
-    return _mean(values), *_middle(_two_way(values, seed, resamples))
+    return _mean(values), *_middle(_two_way(values[:, None], [[1.0]] * len(values), seed, resamples))
 
 
 class Difference(NamedTuple):
@@ -120,7 +120,7 @@ def paired_hierarchical(
     a, b = _matrix(a_by_seed), _matrix(b_by_seed)
     if a.shape != b.shape:
         raise ValueError(f"paired samples must be of one shape, not {a.shape} and {b.shape}")
-    means = _two_way(a - b, seed, resamples)
+    means = _two_way((a - b)[:, None], [[1.0]] * len(a), seed, resamples)
     sides = (means <= 0).sum(), (means >= 0).sum()
     p = min(1.0, 2 * (1 + min(sides)) / (1 + len(means)))
     return Difference(_mean(a - b), *_middle(means), float(p))
@@ -169,39 +169,58 @@ def share_interval(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
     prompts have more than 0, or fewer than five less than 100, it has nothing to draw, and is joined with Wilson's of
     as many prompts as a seed has verdicts on. So no interval is narrower than what so few can tell.
     """
-    values = _matrix(by_seed)
-    known = ~np.isnan(values)
-    mean, n = _mean(values), round(known.sum() / len(values))
+    return course_interval([[one] for one in by_seed], [[1.0]] * len(by_seed))
+
+
+def course_interval(
+    by_seed: Sequence[Sequence[Figures]], weights: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
+    """`share_interval` of a weighted mean of several shares of the same prompts, such as an area under a curve.
+
+    by_seed[s][c][i] is what prompt i has in share c under seed s; weights[s][c], of sum 1, what that share counts.
+    """
+    seeds = [_matrix(one) for one in by_seed]
+    if len({values.shape[1] for values in seeds}) > 1:
+        raise ValueError("seeds must have one number of prompts each, and the same")
+    mean = float(np.mean([_mean(values, of) for values, of in zip(seeds, weights, strict=True)]))
+    known = [~np.isnan(values) for values in seeds]
+    n = round(float(np.mean([of @ there.sum(axis=1) for there, of in zip(known, map(np.array, weights), strict=True)])))
     around = wilson(round(mean * n / 100), n)
-    if len(values) == 1 and np.isin(values[known], (0, 100)).all():
+    if [len(values) for values in seeds] == [1] and np.isin(seeds[0][known[0]], (0, 100)).all():
         return mean, *around
-    low, high = _middle(_two_way(values, 0, 10_000))
-    if min((values > 0).any(axis=0).sum(), (values < 100).any(axis=0).sum()) < 5:
+    low, high = _middle(_two_way(seeds, weights, 0, 10_000))
+    every = np.concatenate(seeds)
+    if min((every > 0).any(axis=0).sum(), (every < 100).any(axis=0).sum()) < 5:
         low, high = min(low, around[0]), max(high, around[1])
     return mean, low, high
 
 
-def _mean(values: np.ndarray) -> float:
-    """Over seeds, of what is known of each."""
-    return float(np.nanmean(values, axis=1).mean())
+def _mean(values: np.ndarray, weights: Sequence[float] | None = None) -> float:
+    """The (weighted) mean of the rows' means over what is known in each."""
+    return float(np.average(np.nanmean(values, axis=1), weights=weights))
 
 
-def _two_way(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """The mean of each resample of [seeds, prompts]: how often each seed and each prompt was drawn weighs the values.
+def _two_way(
+    by_seed: Sequence[np.ndarray], weights: Sequence[Sequence[float]], seed: int, resamples: int
+) -> np.ndarray:
+    """The mean over seeds, in each resample, of their weighted shares: by_seed[s] is [shares, prompts].
 
-    A seed of which no drawn prompt is known counts as not drawn, and a resample without any seed is left out.
+    How often a seed and a prompt was drawn is what it counts. A seed counts as not drawn where nothing drawn is known
+    of one of its shares, and a resample without any seed is left out.
     """
-    known = ~np.isnan(values)
-    filled = np.where(known, values, 0.0)
-    piece = min(10_000, max(1, _DRAWS_AT_ONCE // max(values.shape)))
+    known = [~np.isnan(values) for values in by_seed]
+    filled = [np.where(there, values, 0.0) for there, values in zip(known, by_seed, strict=True)]
+    seeds, prompts = len(by_seed), by_seed[0].shape[1]
+    piece = min(10_000, max(1, _DRAWS_AT_ONCE // max(seeds, prompts)))
     means = []
     for number, start in enumerate(range(0, resamples, piece)):
-        times_seed, times_prompt = (
-            times[: resamples - start].astype(float) for times in _drawn(*values.shape, seed, number, piece)
-        )
-        asked = times_prompt @ known.T.astype(float)
-        counted = times_seed * (asked > 0)
-        of_seed = (times_prompt @ filled.T) / np.maximum(asked, 1)
+        drawn = _drawn(seeds, prompts, seed, number, piece)
+        times_seed, times_prompt = (times[: resamples - start].astype(float) for times in drawn)
+        of_seed, counted = np.empty_like(times_seed), np.empty_like(times_seed)
+        for s, (values, there) in enumerate(zip(filled, known, strict=True)):
+            asked = times_prompt @ there.T.astype(float)
+            of_seed[:, s] = (times_prompt @ values.T) / np.maximum(asked, 1) @ np.array(weights[s])
+            counted[:, s] = times_seed[:, s] * (asked > 0).all(axis=1)
         some = counted.any(axis=1)
         means.append((counted * of_seed)[some].sum(axis=1) / counted[some].sum(axis=1))
     return np.concatenate(means)
