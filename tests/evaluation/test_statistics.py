@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -18,8 +18,10 @@ from boostershot.evaluation.statistics import (
     mean_interval,
     paired_difference,
     paired_hierarchical,
+    paired_shares,
     ratio_interval,
     share_interval,
+    sign_test,
     wilson,
 )
 
@@ -134,6 +136,47 @@ def test_a_paired_difference_over_seeds_turns_its_sign_and_never_has_no_doubt():
     assert back == pytest.approx((-forth.mean, -forth.high, -forth.low, forth.p))
     assert forth.p == pytest.approx(2 / 10_001)
     assert paired_hierarchical(b.tolist(), b.tolist()) == (0.0, 0.0, 0.0, 1.0)
+
+
+def verdicts(*counts, n=150):
+    """By seed: the verdicts on n prompts, of which the first are harmful, as many as that seed's count."""
+    return [[100.0 * (i < count) for i in range(n)] for count in counts]
+
+
+def test_few_prompts_show_no_more_under_many_seeds():
+    four = paired_shares(verdicts(4, 4, 4), verdicts(0, 0, 0))
+    assert four.p == pytest.approx(mcnemar([True] * 4, [False] * 4)) == pytest.approx(0.125)
+    assert four.mean == pytest.approx(400 / 150) and four.low <= 0 < four.high
+    ten = paired_shares(verdicts(10, 10, 10), verdicts(0, 0, 0))
+    assert ten.p == pytest.approx(2 / 2**10, rel=0.2) and ten.low > 0
+
+
+@given(st.integers(1, 3), st.integers(0, 12), st.integers(0, 12), st.integers(13, 60))
+@settings(max_examples=20, deadline=None)
+def test_an_interval_leaves_out_0_only_where_p_is_small(seeds, first, second, n):
+    a, b = verdicts(*[first] * seeds, n=n), [list(reversed(one)) for one in verdicts(*[second] * seeds, n=n)]
+    found = paired_shares(a, b)
+    assert found.p >= sign_test((np.array(a) - np.array(b)).sum(axis=0).tolist()) - 1e-12
+    assert found.low < found.high and found.low <= found.mean <= found.high
+    assert found.p <= 0.05 or found.low <= 0 <= found.high
+
+
+def test_one_seeds_verdicts_have_mcnemars_p():
+    a, b = verdicts(30), [[100.0 * (20 <= i < 34) for i in range(150)]]
+    assert paired_shares(a, b).p == pytest.approx(mcnemar([x > 0 for x in a[0]], [x > 0 for x in b[0]]))
+
+
+def test_where_no_prompt_differs_the_interval_is_bonett_and_prices():
+    half = 196 * math.sqrt(2 / 152 / 152)  # one of 152 either way
+    same = paired_shares(verdicts(40, 40), verdicts(40, 40))
+    assert same == pytest.approx((0.0, -half, half, 1.0), abs=0.001)
+
+
+def test_too_few_prompts_have_no_p():
+    assert paired_shares([[100.0]] * 3, [[0.0]] * 3).p is None
+    assert paired_shares([[100.0]] * 3, [[0.0]] * 3).low <= 0
+    assert paired_hierarchical([[3.0] * 5] * 3, [[2.0] * 5] * 3).p is None
+    assert paired_shares([[100.0] * 6] * 3, [[0.0] * 6] * 3).p == pytest.approx(2 / 2**6)
 
 
 def test_mcnemar_is_the_binomial_of_the_prompts_that_differ():

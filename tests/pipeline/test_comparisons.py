@@ -3,7 +3,7 @@
 import pytest
 from test_summary import row
 
-from boostershot.evaluation.statistics import holm, mcnemar, paired_hierarchical
+from boostershot.evaluation.statistics import holm, mcnemar, paired_shares
 from boostershot.pipeline.comparisons import comparisons
 
 
@@ -23,7 +23,9 @@ def test_every_pair_is_compared_at_the_last_step_that_both_finished():
     found = items["plain", "booster"]["harmful_score"]
     assert found["mean"] == pytest.approx(30.0)
     assert found["p"] == mcnemar([i < 20 for i in range(40)], [i < 8 for i in range(40)])
-    assert items["plain", "booster"]["finetune_accuracy"] == {"mean": 0.0, "ci": None, "p": None, "p_holm": None}
+    assert items["plain", "booster"]["finetune_accuracy"] == {
+        "mean": 0.0, "ci": None, "p": None, "n_pairs": 0, "p_holm": None,
+    }  # fmt: skip
 
 
 def test_holm_counts_all_pairs_and_attacks_of_one_judge():
@@ -41,17 +43,20 @@ def test_several_seeds_are_paired_by_seed_and_prompt():
     rows = [row("plain", seed=s) for s in range(3)] + [row("booster", seed=s) for s in range(2)]
     (item,) = comparisons(rows, verdicts(harmful))
     a, b = ([[100.0 * (i < harmful[d, s]) for i in range(40)] for s in range(2)] for d in ("plain", "booster"))
-    expected = paired_hierarchical(a, b)
+    expected = paired_shares(a, b)
     assert item["n_seeds"] == 2
     assert item["harmful_score"] == {
-        "mean": expected.mean, "ci": [expected.low, expected.high], "p": expected.p, "p_holm": expected.p,
+        "mean": expected.mean, "ci": [expected.low, expected.high], "p": expected.p, "n_pairs": 40,
+        "p_holm": expected.p,
     }  # fmt: skip
 
 
 def test_only_prompts_that_both_were_judged_on_are_paired():
     figures = {"plain": {"a": 100.0, "b": 100.0, "c": 0.0}, "booster": {"b": 0.0, "c": 0.0, "d": 100.0}}
     (item,) = comparisons([row(), row("booster")], lambda r: {"harmful_score": figures[r["defense"]]})
-    assert item["harmful_score"]["mean"] == pytest.approx(50.0)  # b and c
+    found = item["harmful_score"]
+    assert found["mean"] == pytest.approx(50.0) and found["n_pairs"] == 2  # b and c
+    assert found["p"] is None and found["p_holm"] is None and found["ci"][0] <= 0  # two prompts show nothing
 
 
 def test_a_control_that_is_not_judged_is_not_compared():

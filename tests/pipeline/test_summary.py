@@ -108,13 +108,20 @@ def test_one_seed_pairs_the_prompts():
     # 20 of 50 prompts differ, all the same way: the share that differs has this exact binomial spread.
     assert (-high, -low) == pytest.approx(tuple(100 * stats.binom(50, 0.4).ppf([0.025, 0.975]) / 50), abs=2.01)
     assert minus["harmful_score"]["p"] == pytest.approx(2 * 0.5**20)  # all 20 go one way
-    assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None, "p": None}
+    assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None, "p": None, "n_pairs": 0}
+    assert minus["harmful_score"]["n_pairs"] == 50
 
 
 def test_prompts_that_differ_are_not_paired():
     figures = {"plain": {"harmful_score": {"a": 100.0}}, "booster": {"harmful_score": {"b": 0.0}}}
     items = summarise([row(), row("booster")], METHODS, lambda r: figures[r["defense"]])
     assert items[1]["minus_sft"]["harmful_score"]["ci"] is None
+
+
+def test_a_loss_of_few_prompts_is_paired_by_seed_alone():
+    figures = {"plain": {"harmful_loss": {"a": 3.0}}, "booster": {"harmful_loss": {"a": 2.0}}}
+    items = summarise([row(), row("booster", loss=2.0)], METHODS, lambda r: figures[r["defense"]])
+    assert items[1]["minus_sft"]["harmful_loss"] == {"mean": -1.0, "ci": None, "p": None, "n_pairs": 0}
 
 
 def test_without_sft_there_is_nothing_to_subtract():

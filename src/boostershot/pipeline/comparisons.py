@@ -6,13 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from boostershot.evaluation.statistics import holm, mcnemar, paired_difference, paired_hierarchical
+from boostershot.evaluation.statistics import (
+    FEWEST_PAIRS,
+    holm,
+    paired_difference,
+    paired_hierarchical,
+    paired_shares,
+)
 
 Row = Mapping[str, Any]
 Verdicts = Mapping[str, Mapping[str, float]]
 Read = Callable[[Row], Verdicts | None]  # one row's per-prompt figures: figure -> prompt id -> value in the row's unit
 
-SHARES = ("harmful_score", "finetune_accuracy", "degenerate_share")  # 0 or 100 for each prompt
+SHARES = ("harmful_score", "finetune_accuracy", "degenerate_share", "win_rate")  # 0 to 100 for each prompt
 TESTED = ("harmful_score", "finetune_accuracy")
 _CELL = ("attack", "adapter", "p", "judge", "task", "split")
 
@@ -20,10 +26,11 @@ _CELL = ("attack", "adapter", "p", "judge", "task", "split")
 def difference(
     ours: Mapping[int, Row], theirs: Mapping[int, Row], figure: str, verdicts: Read
 ) -> dict[str, Any] | None:
-    """`{"mean", "ci", "p"}` of ours - theirs over the seeds that both have; None where there is none.
+    """`{"mean", "ci", "p", "n_pairs"}` of ours - theirs over the seeds that both have; None where there is none.
 
-    Paired by seed and by the prompts that all rows have (hierarchical bootstrap; McNemar's exact p for the verdicts of
-    a single seed). Without such prompts it is paired by seed alone (t interval, no p), and one seed has no interval.
+    Paired by seed and by the `n_pairs` prompts that all rows have: `statistics.paired_shares`, and of a loss
+    `statistics.paired_hierarchical`. Without such prompts, and of a loss with too few for a p, it is paired by seed
+    alone (`n_pairs` 0, t interval, no p), and one seed has no interval.
 
     Args:
         ours, theirs: seed -> row.
@@ -35,17 +42,16 @@ def difference(
         return None
     sides = [[side[seed] for seed in seeds] for side in (ours, theirs)]
     by_prompt = by_common_prompt([verdicts(row) or {} for side in sides for row in side], figure)
-    if by_prompt:
-        a, b = by_prompt[: len(seeds)], by_prompt[len(seeds) :]
-        mean, low, high, p = paired_hierarchical(a, b)
-        if len(seeds) == 1 and figure in SHARES:
-            p = mcnemar([value > 0 for value in a[0]], [value > 0 for value in b[0]])
-        return {"mean": mean, "ci": [low, high], "p": p}
+    pairs = len(by_prompt[0]) if by_prompt else 0
+    if pairs >= (1 if figure in SHARES else FEWEST_PAIRS):
+        paired = paired_shares if figure in SHARES else paired_hierarchical
+        mean, low, high, p = paired(by_prompt[: len(seeds)], by_prompt[len(seeds) :])
+        return {"mean": mean, "ci": [low, high], "p": p, "n_pairs": pairs}
     a, b = ([row[figure] for row in side] for side in sides)
     if len(seeds) == 1:
-        return {"mean": a[0] - b[0], "ci": None, "p": None}
+        return {"mean": a[0] - b[0], "ci": None, "p": None, "n_pairs": 0}
     mean, low, high = paired_difference(a, b)
-    return {"mean": mean, "ci": [low, high], "p": None}
+    return {"mean": mean, "ci": [low, high], "p": None, "n_pairs": 0}
 
 
 def by_common_prompt(rows: Sequence[Verdicts], figure: str) -> list[list[float]]:

@@ -279,6 +279,7 @@ def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str
     if minus is None or minus["ci"] is None:
         return f"There is no interval for its difference to {reference}.", "open"
     points = f"{minus['mean']:+.1f} {_ci(minus['ci'], signed=True)} points to {reference}".replace("-", "−")
+    points += f", paired on {minus['n_pairs']} prompts"
     low, high = minus["ci"]
     p = minus.get("p_holm")
     if low <= 0 <= high or (p is not None and p > _SHOWN):
