@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -62,18 +62,38 @@ def by_common_prompt(rows: Sequence[Verdicts], figure: str) -> list[list[float]]
 
 
 def comparisons(rows: Sequence[Row], verdicts: Read) -> list[dict[str, Any]]:
-    """Every pair of defences under every attack, at the last step that both finished.
+    """Every pair of defences under every attack, at the last judged step that both finished.
+
+    Step 0 of an attack with later steps is the model before it, the same under every attack: there is no comparison
+    where both did not finish a later one that is judged, such as under a control. Two labels may come to the same
+    evaluations: they are told under each, and counted and compared once.
 
     One item `{attack, adapter, p, judge, task, split, attack_step, a, b, n_seeds, harmful_score, finetune_accuracy}`
-    for each; a figure is `difference`'s of a - b with `p_holm`, Holm's p over all pairs and attacks of that judge and
-    figure in the run, and None where it has no p.
+    for each; a figure is `difference`'s of a - b with `p_holm`, Holm's p over the `family` of comparisons of that judge
+    and figure in the run, and None where it has no p.
     """
+    pairs = list(_pairs(rows))
+    items = [item for item, _, _ in pairs]
+    for judge in dict.fromkeys(item["judge"] for item in items):
+        for figure in TESTED:
+            _compare([pair for pair in pairs if pair[0]["judge"] == judge], figure, verdicts)
+    return items
+
+
+_Sides = Mapping[int, Row]  # seed -> row
+_Pair = tuple[dict[str, Any], _Sides, _Sides]
+
+
+def _pairs(rows: Sequence[Row]) -> Iterator[_Pair]:
+    """Each comparison without its figures, and the rows of both sides."""
     cells: dict[tuple[Any, ...], dict[str, dict[int, dict[int, Row]]]] = {}  # cell -> defence -> step -> seed -> row
+    trained = {row["attack"] for row in rows if row["attack_step"] > 0}  # a control's later rows have one judge alone
     for row in rows:
-        if row["status"] == "done" and row["harmful_score"] is not None:
-            by_step = cells.setdefault(tuple(row[key] for key in _CELL), {}).setdefault(row["defense"], {})
+        cell = tuple(row[key] for key in _CELL)
+        before = row["attack_step"] == 0 and row["attack"] in trained
+        if row["status"] == "done" and row["harmful_score"] is not None and not before:
+            by_step = cells.setdefault(cell, {}).setdefault(row["defense"], {})
             by_step.setdefault(row["attack_step"], {})[row["seed"]] = row
-    items = []
     for cell, defenses in cells.items():
         for a, b in combinations(defenses, 2):
             shared = [s for s in defenses[a].keys() & defenses[b].keys() if defenses[a][s].keys() & defenses[b][s]]
@@ -82,14 +102,21 @@ def comparisons(rows: Sequence[Row], verdicts: Read) -> list[dict[str, Any]]:
             step = max(shared)
             ours, theirs = defenses[a][step], defenses[b][step]
             item = {**dict(zip(_CELL, cell, strict=True)), "attack_step": step, "a": a, "b": b}
-            item["n_seeds"] = len(ours.keys() & theirs.keys())
-            items.append(item | {figure: difference(ours, theirs, figure, verdicts) for figure in TESTED})
-    for judge in dict.fromkeys(item["judge"] for item in items):
-        for figure in TESTED:
-            family = [item[figure] for item in items if item["judge"] == judge and item[figure]]
-            tested = [one for one in family if one["p"] is not None]
-            for one in family:
-                one["p_holm"] = None
-            for one, adjusted in zip(tested, holm([one["p"] for one in tested]), strict=True):
-                one["p_holm"] = adjusted
-    return items
+            yield item | {"n_seeds": len(ours.keys() & theirs.keys())}, ours, theirs
+
+
+def _compare(pairs: Sequence[_Pair], figure: str, verdicts: Read) -> None:
+    """Add the figure to each item, with Holm's p over all of them."""
+    found: dict[Any, dict[str, Any] | None] = {}
+    for number, (item, ours, theirs) in enumerate(pairs):
+        stages = tuple((ours[seed]["stage"], theirs[seed]["stage"]) for seed in sorted(ours.keys() & theirs.keys()))
+        same = stages if all(None not in both for both in stages) else number
+        if same not in found:
+            found[same] = difference(ours, theirs, figure, verdicts)
+        item[figure] = found[same]
+    tested = [one for one in found.values() if one and one["p"] is not None]
+    for one in found.values():
+        if one:
+            one |= {"p_holm": None, "family": len(tested)}
+    for one, adjusted in zip(tested, holm([one["p"] for one in tested]), strict=True):
+        one["p_holm"] = adjusted
