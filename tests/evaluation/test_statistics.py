@@ -161,6 +161,14 @@ def test_an_interval_leaves_out_0_only_where_p_is_small(seeds, first, second, n)
     assert found.p <= 0.05 or found.low <= 0 <= found.high
 
 
+def test_a_large_family_has_resamples_enough_to_show_a_difference():
+    a, b = verdicts(28, 28, n=30), verdicts(0, 0, n=30)
+    alone, among = paired_shares(a, b), paired_shares(a, b, family=300)
+    assert 300 * alone.p > 0.05  # 10,000 resamples could show nothing among 300
+    assert among.p == pytest.approx(2 / 60_001) and holm([among.p, *[1.0] * 299])[0] < 0.011
+    assert paired_shares(verdicts(12, 6, n=30), b, family=300).p >= sign_test([1.0] * 12)  # no more than prompts tell
+
+
 def test_one_seeds_verdicts_have_mcnemars_p():
     a, b = verdicts(30), [[100.0 * (20 <= i < 34) for i in range(150)]]
     assert paired_shares(a, b).p == pytest.approx(mcnemar([x > 0 for x in a[0]], [x > 0 for x in b[0]]))

@@ -19,6 +19,9 @@ _DRAWS_AT_ONCE = 1_000_000
 
 # With five pairs no exact test over them can come to 0.05: the least that they give is 2 / 2^5.
 FEWEST_PAIRS = 6
+# Of n resamples the least p is 2 / (n + 1). A comparison in a family of m has 200 m of them where it needs so many, and
+# 0.01 is then the least that Holm's method makes of p; with the most of them nothing is shown in a family over 5,000.
+_RESAMPLES, _RESAMPLES_OF_FAMILY, _MOST_RESAMPLES = 10_000, 200, 200_000
 
 Figures = Sequence[float | None]  # a prompt each, in the same order for every seed; None where it is unknown
 
@@ -126,8 +129,12 @@ def paired_hierarchical(
     return Difference(_mean(differences), *_middle(means), p)
 
 
-def paired_shares(a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]]) -> Difference:
+def paired_shares(
+    a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]], family: int = 1
+) -> Difference:
     """a - b of shares (0 to 100 a prompt) on the same seeds and prompts, safe where few prompts differ.
+
+    `family` is among how many comparisons p will be corrected: there are resamples enough that it can come below 0.05.
 
     One seed: p is the exact sign test over prompts, for verdicts McNemar's (1947). More: the larger of that test's, of
     each prompt's mean over seeds, and the bootstrap's of `paired_hierarchical`, which makes much of few prompts: the
@@ -137,10 +144,13 @@ def paired_shares(a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequ
     """
     differences = _paired(a_by_seed, b_by_seed)
     seeds, prompts = differences.shape
-    means = _two_way(differences[:, None], [[1.0]] * seeds, 0, 10_000)
-    low, high = _middle(means)
     of_prompt = differences.sum(axis=0) / (100 * seeds)
     exact = sign_test(of_prompt.tolist())
+    means = _two_way(differences[:, None], [[1.0]] * seeds, 0, _RESAMPLES)
+    more = min(_MOST_RESAMPLES, _RESAMPLES_OF_FAMILY * family)
+    if seeds > 1 and more > _RESAMPLES and exact < _both_sides(means) < 10 * 2 / _RESAMPLES:  # so few tell little of p
+        means = _two_way(differences[:, None], [[1.0]] * seeds, 0, more)
+    low, high = _middle(means)
     p = exact if seeds == 1 else max(exact, _both_sides(means))
     if (differences != 0).any(axis=0).sum() < 10:
         least, most = _bonett_price(float(of_prompt.clip(0).sum()), float((-of_prompt).clip(0).sum()), prompts)

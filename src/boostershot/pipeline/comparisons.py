@@ -24,7 +24,7 @@ _CELL = ("attack", "adapter", "p", "judge", "task", "split")
 
 
 def difference(
-    ours: Mapping[int, Row], theirs: Mapping[int, Row], figure: str, verdicts: Read
+    ours: Mapping[int, Row], theirs: Mapping[int, Row], figure: str, verdicts: Read, family: int = 1
 ) -> dict[str, Any] | None:
     """`{"mean", "ci", "p", "n_pairs"}` of ours - theirs over the seeds that both have; None where there is none.
 
@@ -36,6 +36,7 @@ def difference(
         ours, theirs: seed -> row.
         figure: a key of both rows.
         verdicts: a row's per-prompt figures.
+        family: among how many comparisons p will be corrected.
     """
     seeds = [s for s in sorted(ours.keys() & theirs.keys()) if None not in (ours[s][figure], theirs[s][figure])]
     if not seeds:
@@ -44,8 +45,8 @@ def difference(
     by_prompt = by_common_prompt([verdicts(row) or {} for side in sides for row in side], figure)
     pairs = len(by_prompt[0]) if by_prompt else 0
     if pairs >= (1 if figure in SHARES else FEWEST_PAIRS):
-        paired = paired_shares if figure in SHARES else paired_hierarchical
-        mean, low, high, p = paired(by_prompt[: len(seeds)], by_prompt[len(seeds) :])
+        a, b = by_prompt[: len(seeds)], by_prompt[len(seeds) :]
+        mean, low, high, p = paired_shares(a, b, family) if figure in SHARES else paired_hierarchical(a, b)
         return {"mean": mean, "ci": [low, high], "p": p, "n_pairs": pairs}
     a, b = ([row[figure] for row in side] for side in sides)
     if len(seeds) == 1:
@@ -112,7 +113,7 @@ def _compare(pairs: Sequence[_Pair], figure: str, verdicts: Read) -> None:
         stages = tuple((ours[seed]["stage"], theirs[seed]["stage"]) for seed in sorted(ours.keys() & theirs.keys()))
         same = stages if all(None not in both for both in stages) else number
         if same not in found:
-            found[same] = difference(ours, theirs, figure, verdicts)
+            found[same] = difference(ours, theirs, figure, verdicts, len(pairs))
         item[figure] = found[same]
     tested = [one for one in found.values() if one and one["p"] is not None]
     for one in found.values():
