@@ -183,6 +183,14 @@ def test_in_domain_against_cross_domain():
     assert (line["own_source"]["mean"], line["second_source"]["mean"]) == (30, 70)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_matrix_of_nothing_but_safe_answers_has_intervals(seeds):
+    transfers = [Transfer("sft", r, c, s, share(0)) for r in "ab" for c in "ab" for s in range(seeds)]
+    (line,) = generalization(transfers, [], {"a": ("x",), "b": ("y",)})["defenses"]
+    assert line["in_domain"] == line["cross_domain"] == {"mean": 0.0, "ci": [*wilson(0, 40)]}
+    assert line["difference"]["ci"][0] < line["difference"]["mean"] == 0 < line["difference"]["ci"][1]
+
+
 def test_a_failed_cell_of_the_matrix_leaves_the_others():
     transfers = [Transfer("sft", r, c, 0, share(20)) for r, c in (("a", "a"), ("b", "a"), ("b", "b"))]
     (line,) = generalization(transfers, [], {"a": ("x",), "b": ("z",)})["defenses"]

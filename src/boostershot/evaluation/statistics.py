@@ -224,7 +224,8 @@ def course_interval(
     around = wilson(round(mean * n / 100), n)
     if [len(values) for values in seeds] == [1] and np.isin(seeds[0][known[0]], (0, 100)).all():
         return mean, *around
-    low, high = _middle(_two_way(seeds, weights, 0, 10_000))
+    means = _two_way(seeds, weights, 0, _RESAMPLES)
+    low, high = _middle(means) if len(means) else around  # none has all shares where each has a verdict or two
     every = np.concatenate(seeds)
     if min((every > 0).any(axis=0).sum(), (every < 100).any(axis=0).sum()) < 5:
         low, high = min(low, around[0]), max(high, around[1])

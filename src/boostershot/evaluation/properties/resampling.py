@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, share_interval
+from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, paired_shares, share_interval
 from boostershot.evaluation.survival import steps_to_break
 
 RESAMPLES = 2_000
@@ -66,6 +66,17 @@ def percentage(by_seed: Sequence[Sequence[float | None] | Mapping[str, float]]) 
     keys = list(dict.fromkeys(key for one in by_seed if isinstance(one, Mapping) for key in one))
     rows = [[one.get(key) for key in keys] if isinstance(one, Mapping) else list(one) for one in by_seed]
     mean, low, high = share_interval(rows)
+    return {"mean": mean, "ci": [low, high]}
+
+
+def points(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> Figure | None:
+    """The mean of `after` less `before`, shares of 0 to 100 by seed and row, with `statistics.paired_shares`' interval.
+
+    None without rows.
+    """
+    if not after or not after[0]:
+        return None
+    mean, low, high, _ = paired_shares(after, before)
     return {"mean": mean, "ci": [low, high]}
 
 
