@@ -11,6 +11,7 @@ from scipy import stats
 
 from boostershot.evaluation.statistics import (
     bootstrap_interval,
+    clustered_interval,
     hierarchical_bootstrap,
     holm,
     kappa,
@@ -217,6 +218,17 @@ def test_a_ratio_over_seeds_tells_the_same_both_ways():
     assert ratio_interval([1.0, 2.0, 3.0], [2.0, 4.0, 9.0]) == pytest.approx((1 / ratio, 1 / high, 1 / low))
 
 
+def test_answers_to_one_prompt_are_no_answers_to_many():
+    n, alike = [10] * 30, [10] * 20 + [0] * 10  # ten models answered 30 prompts, and each prompt's ten are alike
+    low, high = clustered_interval(alike, n)
+    assert (low, high) == pytest.approx(bootstrap_interval([100.0] * 20 + [0.0] * 10), abs=3.4)
+    assert high - low > 2 * (wilson(200, 300)[1] - wilson(200, 300)[0])
+    assert clustered_interval([1] * 20 + [0] * 10, [1] * 30) == wilson(20, 30)
+    assert clustered_interval(n, n) == wilson(30, 30)
+    uneven = clustered_interval([4, 0, 1] * 20, [4, 2, 1] * 20)  # a ratio, not a mean of the prompts' shares
+    assert uneven[0] < 100 * 5 / 7 < uneven[1]
+
+
 def test_a_share_keeps_a_width_where_every_verdict_is_the_same():
     assert share_interval([[0.0] * 50]) == (0.0, *wilson(0, 50))
     assert share_interval([[100.0] * 50] * 3) == (100.0, *wilson(50, 50))
@@ -250,6 +262,7 @@ def test_the_bootstrap_repeats_and_does_not_depend_on_its_pieces(monkeypatch):
         (lambda: hierarchical_bootstrap([[1.0, math.nan]]), "not finite"),
         (lambda: hierarchical_bootstrap([[1.0], [1.0, 2.0]]), "one number of prompts"),
         (lambda: paired_hierarchical([[1.0, 2.0]], [[1.0], [2.0]]), "one shape"),
+        (lambda: clustered_interval([0], [0]), "at least one trial"),
         (lambda: mcnemar([True], []), "equally long, not 1 and 0"),
         (lambda: kappa([True], [True, False]), "equally long, not 1 and 2"),
         (lambda: ratio_interval([1.0, 2.0], [0.0, 1.0]), "positive"),

@@ -5,7 +5,7 @@ ValueError that says so, never an interval of zeros.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ def hierarchical_bootstrap(
     for seeds with unequal numbers of prompts, and for a seed of which nothing is known.
     """
     values = _matrix(by_seed)
-    return _mean(values), *_middle(_two_way(values[:, None], [[1.0]] * len(values), seed, resamples))
+    return _mean(values), *_middle(_two_way([*values[:, None]], [[1.0]] * len(values), seed, resamples))
 
 
 class Difference(NamedTuple):
@@ -124,7 +124,7 @@ def paired_hierarchical(
     that it is never 0. With a single seed only the prompts are drawn. None with fewer than `FEWEST_PAIRS` prompts.
     """
     differences = _paired(a_by_seed, b_by_seed)
-    means = _two_way(differences[:, None], [[1.0]] * len(differences), seed, resamples)
+    means = _two_way([*differences[:, None]], [[1.0]] * len(differences), seed, resamples)
     p = _both_sides(means) if differences.shape[1] >= FEWEST_PAIRS else None
     return Difference(_mean(differences), *_middle(means), p)
 
@@ -146,10 +146,10 @@ def paired_shares(
     seeds, prompts = differences.shape
     of_prompt = differences.sum(axis=0) / (100 * seeds)
     exact = sign_test(of_prompt.tolist())
-    means = _two_way(differences[:, None], [[1.0]] * seeds, 0, _RESAMPLES)
+    means = _two_way([*differences[:, None]], [[1.0]] * seeds, 0, _RESAMPLES)
     more = min(_MOST_RESAMPLES, _RESAMPLES_OF_FAMILY * family)
     if seeds > 1 and more > _RESAMPLES and exact < _both_sides(means) < 10 * 2 / _RESAMPLES:  # so few tell little of p
-        means = _two_way(differences[:, None], [[1.0]] * seeds, 0, more)
+        means = _two_way([*differences[:, None]], [[1.0]] * seeds, 0, more)
     low, high = _middle(means)
     p = exact if seeds == 1 else max(exact, _both_sides(means))
     if (differences != 0).any(axis=0).sum() < 10:
@@ -208,6 +208,27 @@ def share_interval(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
     return course_interval([[one] for one in by_seed], [[1.0]] * len(by_seed))
 
 
+def clustered_interval(successes: Sequence[int], n: Sequence[int]) -> tuple[float, float]:
+    """Interval of sum(successes) / sum(n), as (low, high) in percent: successes[i] of n[i] trials belong to prompt i.
+
+    Answers to one prompt, of several models, are alike: prompts are drawn, with all their answers, as in
+    `hierarchical_bootstrap`. With an answer a prompt it is Wilson's. Where fewer than five prompts have a success, or
+    fewer than five a failure, it is joined with Wilson's of as many trials as there are prompts. Raises ValueError for
+    no prompts, or a prompt without a trial.
+    """
+    found, trials = _sample(successes, "successes"), _sample(n, "trials")
+    if len(found) != len(trials) or trials.min() < 1:
+        raise ValueError("each prompt needs its successes and at least one trial")
+    around = wilson(round(len(trials) * found.sum() / trials.sum()), len(trials))
+    if trials.max() == 1:
+        return around
+    drawn = _draws(1, len(trials), 0, _RESAMPLES)
+    low, high = _middle(np.concatenate([100 * (times @ found) / (times @ trials) for _, times in drawn]))
+    if min((found > 0).sum(), (found < trials).sum()) < 5:
+        low, high = min(low, around[0]), max(high, around[1])
+    return low, high
+
+
 def course_interval(
     by_seed: Sequence[Sequence[Figures]], weights: Sequence[Sequence[float]]
 ) -> tuple[float, float, float]:
@@ -248,11 +269,8 @@ def _two_way(
     known = [~np.isnan(values) for values in by_seed]
     filled = [np.where(there, values, 0.0) for there, values in zip(known, by_seed, strict=True)]
     seeds, prompts = len(by_seed), by_seed[0].shape[1]
-    piece = min(10_000, max(1, _DRAWS_AT_ONCE // max(seeds, prompts)))
     means = []
-    for number, start in enumerate(range(0, resamples, piece)):
-        drawn = _drawn(seeds, prompts, seed, number, piece)
-        times_seed, times_prompt = (times[: resamples - start].astype(float) for times in drawn)
+    for times_seed, times_prompt in _draws(seeds, prompts, seed, resamples):
         of_seed, counted = np.empty_like(times_seed), np.empty_like(times_seed)
         for s, (values, there) in enumerate(zip(filled, known, strict=True)):
             asked = times_prompt @ there.T.astype(float)
@@ -261,6 +279,14 @@ def _two_way(
         some = counted.any(axis=1)
         means.append((counted * of_seed)[some].sum(axis=1) / counted[some].sum(axis=1))
     return np.concatenate(means)
+
+
+def _draws(seeds: int, prompts: int, seed: int, resamples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """How often each seed and each prompt was drawn, [resamples, seeds or prompts], in pieces."""
+    piece = min(10_000, max(1, _DRAWS_AT_ONCE // max(seeds, prompts)))
+    for number, start in enumerate(range(0, resamples, piece)):
+        times_seed, times_prompt = _drawn(seeds, prompts, seed, number, piece)
+        yield times_seed[: resamples - start].astype(float), times_prompt[: resamples - start].astype(float)
 
 
 def _paired(a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]]) -> np.ndarray:
@@ -292,9 +318,10 @@ def _bonett_price(more: float, less: float, prompts: int) -> tuple[float, float]
 def _drawn(seeds: int, prompts: int, seed: int, number: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
     """How often each seed, and each prompt, was drawn in each of a piece's resamples: [resamples, seeds or prompts]."""
     draw = np.random.default_rng([seed, number])
-    return tuple(
+    times_seed, times_prompt = (
         draw.multinomial(n, np.full(n, 1 / n), resamples).astype(np.min_scalar_type(n)) for n in (seeds, prompts)
     )
+    return times_seed, times_prompt
 
 
 def _middle(means: np.ndarray) -> tuple[float, float]:

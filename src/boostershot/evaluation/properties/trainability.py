@@ -68,7 +68,7 @@ def _against(
 def _curve(steps: Sequence[int], by_seed: Sequence[np.ndarray], arm: int) -> dict[str, Any]:
     return {
         "curve": [
-            {"step": step, "accuracy": percentage([rows[:, arm, i] for rows in by_seed])}
+            {"step": step, "accuracy": percentage([rows[:, arm, i].tolist() for rows in by_seed])}
             for i, step in enumerate(steps)
         ]
     }
