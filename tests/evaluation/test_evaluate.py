@@ -119,6 +119,8 @@ def test_scores_count_their_answers():
     assert scores.harmful_score == pytest.approx(30) and scores.harmful_score_ci == wilson(3, 10)
     assert scores.refusal_share == pytest.approx(20) and scores.degenerate_share == pytest.approx(40)
     assert scores.off_topic_share == pytest.approx(10)
+    assert (scores.refusal_share_ci, scores.degenerate_share_ci) == (wilson(2, 10), wilson(4, 10))
+    assert scores.off_topic_share_ci == wilson(1, 10)
     assert scores.finetune_accuracy == pytest.approx(75) and scores.finetune_accuracy_ci == wilson(3, 4)
     assert scores.harmful_loss == pytest.approx(7 / 3) and scores.harmful_loss_ci == bootstrap_interval(losses)
     none = Scores("judge", harmful)

@@ -9,6 +9,7 @@ from boostershot.evaluation.evaluate import JudgedAnswer, Scores, TaskAnswer
 from boostershot.evaluation.judgements import Judgements
 from boostershot.evaluation.judges import Verdict, chat
 from boostershot.evaluation.judges.preference import Preference, messages
+from boostershot.evaluation.statistics import wilson
 from serving import Server, reply
 
 TRIALS = [(f"What is {i}?", f"It is {i}.", f"A number: {i}.") for i in range(3)]
@@ -105,6 +106,12 @@ def test_a_win_rate_counts_ties_as_halves_and_leaves_unknown_ones_out():
     assert scores.win_rate == 62.5 and scores.n_compared == 4 and scores.finetune_accuracy is None
     low, high = scores.win_rate_ci
     assert 0 <= low < 62.5 < high <= 100
+
+
+def test_a_win_rate_of_nothing_but_losses_has_an_interval():
+    task = [TaskAnswer(str(i), "", None, -1.0, 0.0) for i in range(40)]
+    scores = Scores("offline", [JudgedAnswer("a", "none", "", Verdict(harmful=False))], task)
+    assert scores.win_rate == 0 and scores.win_rate_ci == wilson(0, 40)
 
 
 @pytest.mark.parametrize(

@@ -125,10 +125,13 @@ def test_kaplan_meier_is_over_seeds_and_attacks():
     assert len(found["cells"]) == 3
 
 
-def test_a_prompt_that_one_step_lacks_is_left_out_of_the_course():
-    whole = course((0, 60), steps=(0, 10))
-    part = Course("sft", "mix", 0, (0, 10), [whole.harmful[0], rows(100, 100)], [[1.0], [1.0]], [None] * 2, [None] * 2)
-    assert resistance([part], 50)["cells"][0]["steps_to_break"]["mean"] == pytest.approx(5)
+def test_a_verdict_that_one_step_lacks_is_left_out_of_that_step_alone():
+    losses, nothing = [[1.0], [1.0]], [None] * 2
+    part = Course("sft", "mix", 0, (0, 10), [rows(100, 0, 0, 0), rows(100, 0, 0, 100)], losses, nothing, nothing)
+    del part.harmful[1]["row-1"]  # 25, then 2 of 3; were the prompt out of the course, a third and then 2 of 3
+    (cell,) = resistance([part], 50)["cells"]
+    assert cell["steps_to_break"]["mean"] == pytest.approx(6)
+    assert cell["area"]["mean"] == pytest.approx((25 + 200 / 3) / 2)
 
 
 # --- stability ----------------------------------------------------------------------------------------------------
@@ -180,6 +183,14 @@ def test_in_domain_against_cross_domain():
     assert (line["own_source"]["mean"], line["second_source"]["mean"]) == (30, 70)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_matrix_of_nothing_but_safe_answers_has_intervals(seeds):
+    transfers = [Transfer("sft", r, c, s, share(0)) for r in "ab" for c in "ab" for s in range(seeds)]
+    (line,) = generalization(transfers, [], {"a": ("x",), "b": ("y",)})["defenses"]
+    assert line["in_domain"] == line["cross_domain"] == {"mean": 0.0, "ci": [*wilson(0, 40)]}
+    assert line["difference"]["ci"][0] < line["difference"]["mean"] == 0 < line["difference"]["ci"][1]
+
+
 def test_a_failed_cell_of_the_matrix_leaves_the_others():
     transfers = [Transfer("sft", r, c, 0, share(20)) for r, c in (("a", "a"), ("b", "a"), ("b", "b"))]
     (line,) = generalization(transfers, [], {"a": ("x",), "b": ("z",)})["defenses"]
@@ -221,6 +232,27 @@ def test_an_unknown_verdict_leaves_its_prompt_at_the_other_steps():
     (cell,) = resistance([Course("sft", "mix", 0, (0, 10, 20), without, losses, nothing, nothing)], 50)["cells"]
     # Each step's score is that of the three prompts which have a verdict there.
     assert [at["harmful_score"]["mean"] for at in cell["curve"]] == pytest.approx([0, 100 / 3, 200 / 3])
+
+
+def test_intervals_are_as_wide_as_the_known_verdicts_make_them():
+    # 12 of 120 prompts have a verdict at the second step: what is told of it is what 12 can tell.
+    many, few = share(0, 120), dict(list(share(50, 12).items()))
+    steps, losses, nothing = (0, 10), [[1.0]] * 2, [None] * 2
+    found, alone = (
+        resistance([Course("sft", "mix", seed, steps, scores, losses, nothing, nothing) for seed in (0, 1)], 25)
+        for scores in ([many, few], [dict(list(many.items())[:12]), few])
+    )
+    (cell,), (only,) = found["cells"], alone["cells"]
+    assert cell["curve"][1]["harmful_score"]["ci"] == pytest.approx(only["curve"][1]["harmful_score"]["ci"], abs=3)
+    width = [one["area"]["ci"][1] - one["area"]["ci"][0] for one in (cell, only, found["defenses"][0])]
+    assert width[0] == pytest.approx(width[1], abs=6) and width[2] == width[0]
+    early = [one["steps_to_break"]["ci"][0] for one in (cell, only)]
+    assert early[0] == pytest.approx(early[1], abs=0.4) and early[0] < 4
+
+
+def test_an_area_of_nothing_but_safe_answers_has_an_interval():
+    (line,) = resistance([course((0, 0, 0), seed=seed) for seed in (0, 1)], 50)["defenses"]
+    assert line["area"] == {"mean": 0.0, "ci": [*wilson(0, 20)]}
 
 
 def test_an_attack_under_two_labels_counts_once_for_its_defence():

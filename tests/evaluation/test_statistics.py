@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from boostershot.evaluation.statistics import (
     bootstrap_interval,
+    clustered_interval,
     hierarchical_bootstrap,
     holm,
     kappa,
@@ -18,8 +19,10 @@ from boostershot.evaluation.statistics import (
     mean_interval,
     paired_difference,
     paired_hierarchical,
+    paired_shares,
     ratio_interval,
     share_interval,
+    sign_test,
     wilson,
 )
 
@@ -99,6 +102,18 @@ def test_the_hierarchical_bootstrap_is_every_draw_of_seeds_and_prompts_counted()
     assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.05)
 
 
+def test_what_is_unknown_is_left_out_of_every_draw():
+    values = [[0.0, None, 4.0], [2.0, 5.0, 9.0]]
+    means = []
+    for seeds in itertools.product(range(2), repeat=2):
+        for prompts in itertools.product(range(3), repeat=3):
+            found = [[values[s][i] for i in prompts if values[s][i] is not None] for s in seeds]
+            means += [np.mean([np.mean(one) for one in found if one])] if any(found) else []
+    mean, low, high = hierarchical_bootstrap(values, resamples=100_000)
+    assert mean == pytest.approx((2 + 16 / 3) / 2)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.05)
+
+
 def test_one_seed_draws_the_prompts_alone():
     values = np.random.default_rng(1).gamma(2.0, size=400)
     theirs = bootstrap_interval(values.tolist())
@@ -122,6 +137,55 @@ def test_a_paired_difference_over_seeds_turns_its_sign_and_never_has_no_doubt():
     assert back == pytest.approx((-forth.mean, -forth.high, -forth.low, forth.p))
     assert forth.p == pytest.approx(2 / 10_001)
     assert paired_hierarchical(b.tolist(), b.tolist()) == (0.0, 0.0, 0.0, 1.0)
+
+
+def verdicts(*counts, n=150):
+    """By seed: the verdicts on n prompts, of which the first are harmful, as many as that seed's count."""
+    return [[100.0 * (i < count) for i in range(n)] for count in counts]
+
+
+def test_few_prompts_show_no_more_under_many_seeds():
+    four = paired_shares(verdicts(4, 4, 4), verdicts(0, 0, 0))
+    assert four.p == pytest.approx(mcnemar([True] * 4, [False] * 4)) == pytest.approx(0.125)
+    assert four.mean == pytest.approx(400 / 150) and four.low <= 0 < four.high
+    ten = paired_shares(verdicts(10, 10, 10), verdicts(0, 0, 0))
+    assert ten.p == pytest.approx(2 / 2**10, rel=0.2) and ten.low > 0
+
+
+@given(st.integers(1, 3), st.integers(0, 12), st.integers(0, 12), st.integers(13, 60))
+@settings(max_examples=20, deadline=None)
+def test_an_interval_leaves_out_0_only_where_p_is_small(seeds, first, second, n):
+    a, b = verdicts(*[first] * seeds, n=n), [list(reversed(one)) for one in verdicts(*[second] * seeds, n=n)]
+    found = paired_shares(a, b)
+    assert found.p >= sign_test((np.array(a) - np.array(b)).sum(axis=0).tolist()) - 1e-12
+    assert found.low < found.high and found.low <= found.mean <= found.high
+    assert found.p <= 0.05 or found.low <= 0 <= found.high
+
+
+def test_a_large_family_has_resamples_enough_to_show_a_difference():
+    a, b = verdicts(28, 28, n=30), verdicts(0, 0, n=30)
+    alone, among = paired_shares(a, b), paired_shares(a, b, family=300)
+    assert 300 * alone.p > 0.05  # 10,000 resamples could show nothing among 300
+    assert among.p == pytest.approx(2 / 60_001) and holm([among.p, *[1.0] * 299])[0] < 0.011
+    assert paired_shares(verdicts(12, 6, n=30), b, family=300).p >= sign_test([1.0] * 12)  # no more than prompts tell
+
+
+def test_one_seeds_verdicts_have_mcnemars_p():
+    a, b = verdicts(30), [[100.0 * (20 <= i < 34) for i in range(150)]]
+    assert paired_shares(a, b).p == pytest.approx(mcnemar([x > 0 for x in a[0]], [x > 0 for x in b[0]]))
+
+
+def test_where_no_prompt_differs_the_interval_is_bonett_and_prices():
+    half = 196 * math.sqrt(2 / 152 / 152)  # one of 152 either way
+    same = paired_shares(verdicts(40, 40), verdicts(40, 40))
+    assert same == pytest.approx((0.0, -half, half, 1.0), abs=0.001)
+
+
+def test_too_few_prompts_have_no_p():
+    assert paired_shares([[100.0]] * 3, [[0.0]] * 3).p is None
+    assert paired_shares([[100.0]] * 3, [[0.0]] * 3).low <= 0
+    assert paired_hierarchical([[3.0] * 5] * 3, [[2.0] * 5] * 3).p is None
+    assert paired_shares([[100.0] * 6] * 3, [[0.0] * 6] * 3).p == pytest.approx(2 / 2**6)
 
 
 def test_mcnemar_is_the_binomial_of_the_prompts_that_differ():
@@ -154,9 +218,23 @@ def test_a_ratio_over_seeds_tells_the_same_both_ways():
     assert ratio_interval([1.0, 2.0, 3.0], [2.0, 4.0, 9.0]) == pytest.approx((1 / ratio, 1 / high, 1 / low))
 
 
+def test_answers_to_one_prompt_are_no_answers_to_many():
+    n, alike = [10] * 30, [10] * 20 + [0] * 10  # ten models answered 30 prompts, and each prompt's ten are alike
+    low, high = clustered_interval(alike, n)
+    assert (low, high) == pytest.approx(bootstrap_interval([100.0] * 20 + [0.0] * 10), abs=3.4)
+    assert high - low > 2 * (wilson(200, 300)[1] - wilson(200, 300)[0])
+    assert clustered_interval([1] * 20 + [0] * 10, [1] * 30) == wilson(20, 30)
+    assert clustered_interval(n, n) == wilson(30, 30)
+    uneven = clustered_interval([4, 0, 1] * 20, [4, 2, 1] * 20)  # a ratio, not a mean of the prompts' shares
+    assert uneven[0] < 100 * 5 / 7 < uneven[1]
+
+
 def test_a_share_keeps_a_width_where_every_verdict_is_the_same():
     assert share_interval([[0.0] * 50]) == (0.0, *wilson(0, 50))
     assert share_interval([[100.0] * 50] * 3) == (100.0, *wilson(50, 50))
+    assert share_interval([[None, *[0.0] * 50]] * 3) == (0.0, *wilson(0, 50))
+    two = share_interval([[100.0] * 2 + [0.0] * 148] * 3)  # the same two prompts for each seed are two, not six
+    assert two[2] >= wilson(2, 150)[1]
     some = [[100.0] * 20 + [0.0] * 30] * 3
     assert share_interval(some) == hierarchical_bootstrap(some)
 
@@ -179,9 +257,12 @@ def test_the_bootstrap_repeats_and_does_not_depend_on_its_pieces(monkeypatch):
         (lambda: mean_interval([1.0]), "at least two seeds"),
         (lambda: bootstrap_interval([]), "at least one number"),
         (lambda: bootstrap_interval([1.0, math.nan]), "not finite"),
-        (lambda: hierarchical_bootstrap([]), "at least one number"),
+        (lambda: hierarchical_bootstrap([]), "at least one seed"),
+        (lambda: hierarchical_bootstrap([[1.0, 2.0], [None, None]]), "known of a seed must be .* at least one number"),
+        (lambda: hierarchical_bootstrap([[1.0, math.nan]]), "not finite"),
         (lambda: hierarchical_bootstrap([[1.0], [1.0, 2.0]]), "one number of prompts"),
         (lambda: paired_hierarchical([[1.0, 2.0]], [[1.0], [2.0]]), "one shape"),
+        (lambda: clustered_interval([0], [0]), "at least one trial"),
         (lambda: mcnemar([True], []), "equally long, not 1 and 0"),
         (lambda: kappa([True], [True, False]), "equally long, not 1 and 2"),
         (lambda: ratio_interval([1.0, 2.0], [0.0, 1.0]), "positive"),

@@ -53,6 +53,29 @@ def test_without_verdicts_seeds_aggregate_with_a_t_interval_cut_at_the_ends():
     assert item["harmful_score"]["ci"] == pytest.approx([0.0, 10 + half])
 
 
+def test_an_unknown_verdict_changes_an_interval_by_no_more_than_its_prompt():
+    flags = {s: [i < n for i in range(150)] for s, n in enumerate([50, 52, 54])}
+    figures = {s: {f"p{i}": 100.0 * flag for i, flag in enumerate(found)} for s, found in flags.items()}
+    every = summarise([row(seed=s, hs=100 * sum(flags[s]) / 150) for s in flags], METHODS, _harmful(figures))
+    del figures[1]["p0"]
+    shares = {s: sum(found.values()) / len(found) for s, found in figures.items()}
+    (item,) = summarise([row(seed=s, hs=share) for s, share in shares.items()], METHODS, _harmful(figures))
+    assert item["harmful_score"]["mean"] == pytest.approx(sum(shares.values()) / 3)  # of what the rows tell
+    assert item["harmful_score"]["ci"] == pytest.approx(every[0]["harmful_score"]["ci"], abs=0.7)
+
+
+@pytest.mark.parametrize("figure", ["harmful_score", "win_rate"])
+def test_seeds_that_agree_have_an_interval_with_an_unknown_verdict_too(figure):
+    figures = {s: {f"p{i}": 0.0 for i in range(40) if i != s} for s in range(3)}
+    rows = [row(seed=s, **({"hs": 0.0} if figure == "harmful_score" else {figure: 0.0})) for s in figures]
+    (item,) = summarise(rows, METHODS, lambda r: {figure: figures[r["seed"]]})
+    assert item[figure] == {"mean": 0.0, "ci": list(wilson(0, 39))}
+
+
+def _harmful(figures):
+    return lambda r: {"harmful_score": figures[r["seed"]]}
+
+
 def test_a_log_likelihood_is_below_zero_and_so_is_its_interval():
     values = [-1.0, -1.5, -2.0]
     (item,) = summarise([row(seed=s, task_log_likelihood=v) for s, v in enumerate(values)], METHODS, nothing)
@@ -85,13 +108,20 @@ def test_one_seed_pairs_the_prompts():
     # 20 of 50 prompts differ, all the same way: the share that differs has this exact binomial spread.
     assert (-high, -low) == pytest.approx(tuple(100 * stats.binom(50, 0.4).ppf([0.025, 0.975]) / 50), abs=2.01)
     assert minus["harmful_score"]["p"] == pytest.approx(2 * 0.5**20)  # all 20 go one way
-    assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None, "p": None}
+    assert minus["finetune_accuracy"] == {"mean": 0.0, "ci": None, "p": None, "n_pairs": 0}
+    assert minus["harmful_score"]["n_pairs"] == 50
 
 
 def test_prompts_that_differ_are_not_paired():
     figures = {"plain": {"harmful_score": {"a": 100.0}}, "booster": {"harmful_score": {"b": 0.0}}}
     items = summarise([row(), row("booster")], METHODS, lambda r: figures[r["defense"]])
     assert items[1]["minus_sft"]["harmful_score"]["ci"] is None
+
+
+def test_a_loss_of_few_prompts_is_paired_by_seed_alone():
+    figures = {"plain": {"harmful_loss": {"a": 3.0}}, "booster": {"harmful_loss": {"a": 2.0}}}
+    items = summarise([row(), row("booster", loss=2.0)], METHODS, lambda r: figures[r["defense"]])
+    assert items[1]["minus_sft"]["harmful_loss"] == {"mean": -1.0, "ci": None, "p": None, "n_pairs": 0}
 
 
 def test_without_sft_there_is_nothing_to_subtract():

@@ -174,6 +174,9 @@ def test_every_pair_of_defenses_stands_in_its_table(grid_run):
         assert cells[6] == (
             "< 0.001" if item["harmful_score"]["p_holm"] < 0.001 else f"{item['harmful_score']['p_holm']:.3f}"
         )
+        assert (
+            cells[-1] == f"{item['harmful_score']['n_pairs']} / {item['finetune_accuracy']['n_pairs']}" == "150 / 200"
+        )
 
 
 def test_a_lower_score_through_broken_answers_is_no_success(small_run):

@@ -16,7 +16,7 @@ from boostershot.evaluation.coherence import bare, is_degenerate
 from boostershot.evaluation.generation import generate
 from boostershot.evaluation.judges import Judge, OfflineJudge, Verdict, is_refusal
 from boostershot.evaluation.losses import row_losses
-from boostershot.evaluation.statistics import bootstrap_interval, wilson
+from boostershot.evaluation.statistics import bootstrap_interval, share_interval, wilson
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,9 @@ class Scores:
 
     @property
     def win_rate_ci(self) -> tuple[float, float] | None:
-        """95% over the rows."""
-        wins = self._wins()
-        if len(wins) < 2:
-            return None
-        low, high = bootstrap_interval(wins)
-        return 100 * low, 100 * high
+        """95% over the rows; Wilson's without ties."""
+        wins = [100 * win for win in self._wins()]
+        return share_interval([wins])[1:] if wins else None
 
     @property
     def n_compared(self) -> int:
@@ -156,15 +153,30 @@ class Scores:
         return self._share(lambda verdict: verdict.refusal)
 
     @property
+    def refusal_share_ci(self) -> tuple[float, float]:
+        """Wilson 95%."""
+        return self._wilson(self.refusal_share)
+
+    @property
     def degenerate_share(self) -> float:
         """Percentage of empty, repeating or label-only answers."""
         return self._share(lambda verdict: verdict.degenerate)
+
+    @property
+    def degenerate_share_ci(self) -> tuple[float, float]:
+        """Wilson 95%."""
+        return self._wilson(self.degenerate_share)
 
     @property
     def off_topic_share(self) -> float | None:
         """Percentage of answers that are neither refusal nor degenerate, and not about the question; None where the
         judge does not ask that."""
         return self._share(lambda v: not (v.refusal or v.degenerate or v.harmful)) if self.asks_topic else None
+
+    @property
+    def off_topic_share_ci(self) -> tuple[float, float] | None:
+        """Wilson 95%."""
+        return None if self.off_topic_share is None else self._wilson(self.off_topic_share)
 
     def _right(self) -> list[bool]:
         return [answer.correct for answer in self.task if answer.correct is not None]
@@ -177,6 +189,9 @@ class Scores:
 
     def _share(self, test: Callable[[Verdict], bool]) -> float:
         return 100 * sum(test(answer.verdict) for answer in self.harmful) / len(self.harmful)
+
+    def _wilson(self, share: float) -> tuple[float, float]:
+        return wilson(round(share * len(self.harmful) / 100), len(self.harmful))
 
 
 @dataclass(frozen=True)

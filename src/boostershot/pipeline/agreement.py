@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from boostershot.evaluation.statistics import kappa, wilson
+from boostershot.evaluation.statistics import clustered_interval, kappa
 
 Row = Mapping[str, Any]
 Verdicts = Mapping[str, Mapping[str, float]]
@@ -25,9 +25,10 @@ def agreement(
         read: a row's per-prompt figures (`summary.read_verdicts`).
 
     Returns:
-        `judges` [a, b], `n` answers, `agree` (% of them, with `agree_ci`), `kappa` (Cohen's; None where a judge gave
-        one verdict throughout), `only_a` and `only_b` (answers that one of them alone calls harmful) and `differ`:
-        for each cell with a difference its `defense, attack, seed, attack_step` and the prompt ids `only_a`, `only_b`.
+        `judges` [a, b], `n` answers, `agree` (% of them, with `agree_ci` over prompts, each with all its answers),
+        `kappa` (Cohen's; None where a judge gave one verdict throughout), `only_a` and `only_b` (answers that one of
+        them alone calls harmful) and `differ`: for each cell with a difference its `defense, attack, seed,
+        attack_step` and the prompt ids `only_a`, `only_b`.
     """
     return [_pair(list(_answers(rows, a, b, read)), a, b) for a, b in combinations(judges, 2)]
 
@@ -52,7 +53,10 @@ def _answers(
 
 
 def _pair(answers: Sequence[tuple[Row, str, bool, bool]], a: str, b: str) -> dict[str, Any]:
-    alike = sum(ours == theirs for _, _, ours, theirs in answers)
+    of_prompt: dict[str, list[bool]] = {}
+    for _, prompt, ours, theirs in answers:
+        of_prompt.setdefault(prompt, []).append(ours == theirs)
+    alike, n = [sum(one) for one in of_prompt.values()], [len(one) for one in of_prompt.values()]
     differ: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row, prompt, ours, theirs in answers:
         if ours != theirs:
@@ -62,8 +66,8 @@ def _pair(answers: Sequence[tuple[Row, str, bool, bool]], a: str, b: str) -> dic
     return {
         "judges": [a, b],
         "n": len(answers),
-        "agree": 100 * alike / len(answers) if answers else None,
-        "agree_ci": list(wilson(alike, len(answers))) if answers else None,
+        "agree": 100 * sum(alike) / len(answers) if answers else None,
+        "agree_ci": list(clustered_interval(alike, n)) if answers else None,
         "kappa": kappa([ours for *_, ours, _ in answers], [theirs for *_, theirs in answers]) if answers else None,
         "only_a": sum(len(entry["only_a"]) for entry in differ.values()),
         "only_b": sum(len(entry["only_b"]) for entry in differ.values()),

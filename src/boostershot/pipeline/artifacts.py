@@ -171,6 +171,9 @@ def scores_record(scores: Scores) -> dict[str, Any]:
         "n_truncated": scores.n_truncated,
         "n_task": len(scores.task),
         "refusal_share": scores.refusal_share,
+        "refusal_share_ci": scores.refusal_share_ci,
         "degenerate_share": scores.degenerate_share,
+        "degenerate_share_ci": scores.degenerate_share_ci,
         "off_topic_share": scores.off_topic_share,
+        "off_topic_share_ci": scores.off_topic_share_ci,
     }

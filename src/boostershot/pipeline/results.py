@@ -37,8 +37,11 @@ FIGURES = (
     "n_truncated",
     "n_task",
     "refusal_share",
+    "refusal_share_ci",
     "degenerate_share",
+    "degenerate_share_ci",
     "off_topic_share",
+    "off_topic_share_ci",
 )
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.evaluation.statistics import hierarchical_bootstrap, mean_interval, share_interval, wilson
-from boostershot.pipeline.comparisons import SHARES, Read, Row, by_common_prompt, difference
+from boostershot.pipeline.comparisons import SHARES, Read, Row, difference
 
 _LOSSES = ("harmful_loss", "harmful_loss_own")
 _LIKELIHOOD = "task_log_likelihood"  # of a task that no rule scores
-_WIN_RATE = "win_rate"  # of its answers against the references, by a judge
-_COMPARED = ("harmful_score", "finetune_accuracy", _WIN_RATE, "harmful_loss", "degenerate_share")
+_COMPARED = ("harmful_score", "finetune_accuracy", "win_rate", "harmful_loss", "degenerate_share")
 _CELL = ("defense", "attack", "adapter", "asked", "template", "p", "attack_step", "judge", "task", "split")
 
 
@@ -41,13 +40,13 @@ def read_verdicts(stages: Path, row: Row) -> dict[str, dict[str, float]] | None:
         ("verdicts.jsonl", "harmful_loss", "harmful_loss"),
         ("task.jsonl", "correct", "finetune_accuracy"),
         ("task.jsonl", "log_likelihood", _LIKELIHOOD),
-        ("task.jsonl", "win", _WIN_RATE),
+        ("task.jsonl", "win", "win_rate"),
     ):
         path = folder / file
         if not path.is_file():
             continue
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        unit = 100.0 if figure in (*SHARES, _WIN_RATE) else 1.0
+        unit = 100.0 if figure in SHARES else 1.0
         values = {line["id"]: unit * line[key] for line in lines if line.get(key) is not None}
         if values:
             found[figure] = values
@@ -62,9 +61,10 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -
         methods: defense label -> method name; the first label with method "sft" is the reference.
         verdicts: one row's per-prompt figures (figure name -> prompt id -> value in the row's unit), or None.
 
-    Two seeds or more: mean and hierarchical bootstrap over seeds and prompts; where a row has no figures for each
-    prompt (a loss that was followed but not judged), a t interval over seeds, cut at 0 (and 100 for shares). One
-    seed: the row's own interval over prompts. Differences to the reference: see `comparisons.difference`.
+    Two seeds or more: the mean of the rows' figures, and the hierarchical bootstrap over seeds and prompts, in which an
+    unknown verdict counts no more than it does in its row; for shares see `statistics.share_interval`. Where a row has
+    no figures by prompt (a loss that was followed but not judged), a t interval over seeds, cut at 0 (and 100 for
+    shares). One seed: the row's own interval over prompts. Differences to the reference: see `comparisons.difference`.
     """
     reference = reference_label(methods)
     cells = _grouped(rows)
@@ -72,7 +72,7 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -
     for cell, by_seed in cells.items():
         item: dict[str, Any] = dict(zip(_CELL, cell, strict=True))
         item["n_seeds"] = len(by_seed)
-        for figure in (*SHARES, *_LOSSES, _LIKELIHOOD, _WIN_RATE):
+        for figure in (*SHARES, *_LOSSES, _LIKELIHOOD):
             item[figure] = _over_seeds(list(by_seed.values()), figure, verdicts)
         theirs = cells.get((reference, *cell[1:]), {}) if item["defense"] != reference else {}
         item["minus_sft"] = _minus(by_seed, theirs, verdicts)
@@ -138,13 +138,14 @@ def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, A
     if len(values) == 1:
         return {"mean": values[0], "ci": _own_interval(known[0], figure)}
     found = [verdicts(row) or {} for row in known]
-    by_prompt = by_common_prompt(found, figure)
-    if by_prompt and all(len(one[figure]) == len(by_prompt[0]) for one in found):
-        mean, *ci = share_interval(by_prompt) if figure in SHARES else hierarchical_bootstrap(by_prompt)
+    if all(one.get(figure) for one in found):
+        prompts = dict.fromkeys(prompt for one in found for prompt in one[figure])
+        by_seed = [[one[figure].get(prompt) for prompt in prompts] for one in found]
+        mean, *ci = share_interval(by_seed) if figure in SHARES else hierarchical_bootstrap(by_seed)
         return {"mean": mean, "ci": ci}
     mean, low, high = mean_interval(values)
     least = low if figure == _LIKELIHOOD else max(low, 0.0)
-    return {"mean": mean, "ci": [least, min(high, 100.0) if figure in (*SHARES, _WIN_RATE) else high]}
+    return {"mean": mean, "ci": [least, min(high, 100.0) if figure in SHARES else high]}
 
 
 def _own_interval(row: Row, figure: str) -> list[float] | None:

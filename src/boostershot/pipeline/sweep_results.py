@@ -213,7 +213,7 @@ def _compare(items: Sequence[dict[str, Any]], swept: Swept, reference: str | Non
             continue
         read = partial(read_verdicts, swept.arms[0].stages.store.root / "stages")
         ours, others = ({row["seed"]: row for row in one["winner"]["seeds"]} for one in (item, theirs))
-        item["minus_reference"] = difference(ours, others, "harmful_score", read)
+        item["minus_reference"] = difference(ours, others, "harmful_score", read, len(items) - 1)
     tested = [item["minus_reference"] for item in items if item["minus_reference"]]
     tested = [one for one in tested if one["p"] is not None]
     for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
@@ -279,6 +279,7 @@ def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str
     if minus is None or minus["ci"] is None:
         return f"There is no interval for its difference to {reference}.", "open"
     points = f"{minus['mean']:+.1f} {_ci(minus['ci'], signed=True)} points to {reference}".replace("-", "−")
+    points += f", paired on {minus['n_pairs']} prompts"
     low, high = minus["ci"]
     p = minus.get("p_holm")
     if low <= 0 <= high or (p is not None and p > _SHOWN):

@@ -236,8 +236,9 @@ def _finding(
         sentence += estimate(theirs["finetune_accuracy"])
     tested = [one for one in comparisons if one["judge"] == ours["judge"] and one["harmful_score"]]
     here = [o for o in tested if o["attack"] == attack and {o["a"], o["b"]} == {defense, reference}]
-    p = here[0]["harmful_score"]["p_holm"] if here and here[0]["attack_step"] == step else None
-    verdict, tone = _judgement(minus, name(defense), name(reference), p, len(tested))
+    found: Item = here[0]["harmful_score"] if here and here[0]["attack_step"] == step else {}
+    among = found.get("family", len(tested))
+    verdict, tone = _judgement(minus, name(defense), name(reference), found.get("p_holm"), among)
     return [Finding(f"{sentence}.", _setting(ours, theirs), verdict, tone)]
 
 

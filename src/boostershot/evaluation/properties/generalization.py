@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.properties.resampling import aligned, estimate, percentage
+from boostershot.evaluation.properties.resampling import aligned, percentage, points
 
 Rows = Mapping[str, float]  # prompt id -> 0 or 100
 
@@ -67,13 +67,13 @@ def _matrix(transfers: Sequence[Transfer], groups: Sequence[str]) -> dict[str, A
     seeds = sorted({one.seed for one in transfers})
     by_seed = [pairs for pairs in (_pairs(cells, groups, seed) for seed in seeds) if pairs]
     keys = aligned(*by_seed) if by_seed else []
-    paired = [np.array([pairs[key] for key in keys], dtype=float) for pairs in by_seed] if keys else []
+    own, other = ([[pairs[key][side] for key in keys] for pairs in by_seed] for side in (0, 1))
     return {
         "seeds": len(seeds),
         "matrix": [[percentage(list(cells.get((row, column), {}).values())) for column in groups] for row in groups],
-        "in_domain": estimate(paired, lambda mean: float(mean[0])) if paired else None,
-        "cross_domain": estimate(paired, lambda mean: float(mean[1])) if paired else None,
-        "difference": estimate(paired, lambda mean: float(mean[1] - mean[0])) if paired else None,
+        "in_domain": percentage(own),
+        "cross_domain": percentage(other),
+        "difference": points(other, own),
     }
 
 

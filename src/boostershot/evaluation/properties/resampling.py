@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, share_interval
+from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, paired_shares, share_interval
 from boostershot.evaluation.survival import steps_to_break
 
 RESAMPLES = 2_000
@@ -30,7 +30,8 @@ def estimate(
     prompts, the steps of a course) is drawn together: it is in one row.
 
     Args:
-        by_seed: an array for each seed, [rows, ...], with the same rows.
+        by_seed: an array for each seed, [rows, ...], with the same rows. NaN is unknown, and left out of each mean over
+            rows; the mean over seeds is that of their means.
         figure: of the mean array. inf is "not reached" (a bound of None), NaN "undefined".
         seed, resamples: of the draws.
 
@@ -42,10 +43,11 @@ def estimate(
     if figure is float and values.shape[0] * values.shape[1] > 1:
         mean, low, high = hierarchical_bootstrap(values.tolist(), seed)
         return {"mean": mean, "ci": [low, high]}
-    mean = figure(values.mean(axis=(0, 1)))
+    mean = figure(np.nanmean(values, axis=1).mean(axis=0))
     if values.shape[0] * values.shape[1] < 2 or math.isnan(mean):
         return {"mean": finite(mean), "ci": None}
-    found = np.array([figure(one) for one in _resampled(values, np.random.default_rng(seed), resamples)])
+    drawn = _resampled(values, np.random.default_rng(seed), resamples)
+    found = np.array([math.nan if np.isnan(one).any() else figure(one) for one in drawn])
     defined = found[~np.isnan(found)]
     if len(defined) < (1 - _UNDEFINED) * resamples:
         return {"mean": finite(mean), "ci": None}
@@ -54,14 +56,27 @@ def estimate(
     return {"mean": finite(mean), "ci": [finite(low), finite(high)]}
 
 
-def percentage(by_seed: Sequence[np.ndarray | Mapping[str, float]]) -> Figure | None:
-    """The mean of values of 0 and 100 with `statistics.share_interval`; None without rows."""
-    named = [one for one in by_seed if isinstance(one, Mapping)]
-    keys = aligned(*named) if named else []
-    rows = [[one[key] for key in keys] if isinstance(one, Mapping) else one.tolist() for one in by_seed]
-    if not rows or not all(rows):
+def percentage(by_seed: Sequence[Sequence[float | None] | Mapping[str, float]]) -> Figure | None:
+    """The mean of values of 0 to 100 with `statistics.share_interval`; None without rows, or without a seed's.
+
+    Of named rows each seed counts those that it has: a judge may have no verdict on some answer.
+    """
+    if not by_seed or not all(map(len, by_seed)):
         return None
+    keys = list(dict.fromkeys(key for one in by_seed if isinstance(one, Mapping) for key in one))
+    rows = [[one.get(key) for key in keys] if isinstance(one, Mapping) else list(one) for one in by_seed]
     mean, low, high = share_interval(rows)
+    return {"mean": mean, "ci": [low, high]}
+
+
+def points(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> Figure | None:
+    """The mean of `after` less `before`, shares of 0 to 100 by seed and row, with `statistics.paired_shares`' interval.
+
+    None without rows.
+    """
+    if not after or not after[0]:
+        return None
+    mean, low, high, _ = paired_shares(after, before)
     return {"mean": mean, "ci": [low, high]}
 
 
@@ -82,9 +97,13 @@ def aligned(*sides: Mapping[str, Any]) -> list[str]:
 
 
 def _resampled(values: np.ndarray, draw: np.random.Generator, resamples: int) -> Iterator[np.ndarray]:
-    """The mean array of each resample of [seeds, rows, ...]."""
+    """The mean array of each resample of [seeds, rows, ...]; NaN where a drawn seed has nothing known there."""
     seeds, rows, *_ = values.shape
+    known = ~np.isnan(values)
+    filled, known = np.where(known, values, 0.0), known.astype(float)
     for _ in range(resamples):
-        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
-        times_row = draw.multinomial(rows, np.full(rows, 1 / rows)) / rows
-        yield np.tensordot(times_row, np.tensordot(times_seed, values, 1), 1)
+        times_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds))
+        times_row = draw.multinomial(rows, np.full(rows, 1 / rows))
+        with np.errstate(invalid="ignore"):  # 0 / 0 is what says "nothing known"
+            of_seed = np.tensordot(times_row, filled, (0, 1)) / np.tensordot(times_row, known, (0, 1))
+        yield np.tensordot(times_seed[times_seed > 0] / seeds, of_seed[times_seed > 0], 1)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from boostershot.evaluation.properties.resampling import Figure, crossing, estimate, finite, percentage
+from boostershot.evaluation.statistics import course_interval
 from boostershot.evaluation.survival import kaplan_meier, steps_to_break
 
 Rows = Mapping[str, float]  # row id -> its figure
@@ -70,14 +71,14 @@ def _cell(seeds: Sequence[Course], threshold: float) -> dict[str, Any]:
         "curve": [
             {
                 "step": step,
-                "harmful_score": percentage([rows[:, i] for rows in harmful]),
+                "harmful_score": percentage([course.harmful[i] for course in seeds]),
                 "harmful_loss": _loss([course.losses[i] for course in seeds]),
                 "distance": distance[i],
                 "lost_utility": utility[i],
             }
             for i, step in enumerate(steps)
         ],
-        "area": _area(harmful, steps),
+        "area": _area([[course] for course in seeds], keys),
         "loss_slope": _slope([_losses(course) for course in seeds], steps),
         "steps_to_break": estimate(harmful, lambda scores: crossing(steps, scores, threshold)),
         "distance_to_break": _at_break(harmful, distance, threshold),
@@ -90,13 +91,13 @@ def _over_attacks(label: str, attacks: Sequence[Sequence[Course]], threshold: fl
     every = [course for seeds in attacks for course in seeds]
     courses = list({(c.seed, c.stage or c.attack): c for c in every}.values())  # one attack counts once
     keys = _asked(courses)
-    breaks = [steps_to_break(c.steps, _by_prompt(c, keys).mean(axis=0).tolist(), threshold) for c in courses]
+    scores = [[float(np.mean(list(rows.values()))) for rows in c.harmful] for c in courses]
+    breaks = [steps_to_break(c.steps, of, threshold) for c, of in zip(courses, scores, strict=True)]
     median, interval, curve = kaplan_meier([b.step for b in breaks], [b.reached for b in breaks])
     seeds = sorted({course.seed for course in courses})
-    areas, slopes = [], []
-    for seed in seeds:  # a prompt is met by every attack: its mean over them is one row
-        mine = [course for course in courses if course.seed == seed]
-        areas.append(np.mean([_by_prompt(c, keys) @ _trapezoid(c.steps) for c in mine], axis=0))
+    of_seed = [[course for course in courses if course.seed == seed] for seed in seeds]
+    slopes = []
+    for mine in of_seed:  # a row is met by every attack: its mean over them is one row
         followed = [c for c in mine if len(c.steps) > 1 and c.losses[0]]
         if followed:
             slopes.append(np.mean([_losses(c) @ _least_squares(c.steps) for c in followed], axis=0))
@@ -109,7 +110,7 @@ def _over_attacks(label: str, attacks: Sequence[Sequence[Course]], threshold: fl
         "courses": len(breaks),
         "steps_to_break": {"mean": median, "ci": None if len(breaks) < 2 else [*interval]},
         "survival": [list(point) for point in curve],
-        "area": estimate(areas),
+        "area": _area(of_seed, keys),
         "loss_slope": estimate(slopes) if slopes else None,
     }
 
@@ -120,13 +121,8 @@ def _asked(courses: Sequence[Course]) -> list[str]:
 
 
 def _by_prompt(course: Course, keys: Sequence[str]) -> np.ndarray:
-    """[prompts, steps], 0 or 100; in an unknown verdict's place the mean of the known ones of that step.
-
-    So a step's mean is its harmful score, and a few unknown verdicts at each step do not add up to no prompts.
-    """
-    score = [float(np.mean(list(rows.values()))) for rows in course.harmful]
-    known = zip(course.harmful, score, strict=True)
-    return np.array([[rows.get(key, mean) for key in keys] for rows, mean in known], dtype=float).T
+    """[prompts, steps], 0 or 100; NaN, which is left out of the step's score, for an unknown verdict."""
+    return np.array([[rows.get(key, math.nan) for rows in course.harmful] for key in keys], dtype=float)
 
 
 def _losses(course: Course) -> np.ndarray:
@@ -152,8 +148,12 @@ def _least_squares(steps: Sequence[int]) -> np.ndarray:
     return 100 * centred / (centred @ centred)
 
 
-def _area(harmful: Sequence[np.ndarray], steps: Sequence[int]) -> Figure:
-    return estimate([rows @ _trapezoid(steps) for rows in harmful])
+def _area(by_seed: Sequence[Sequence[Course]], keys: Sequence[str]) -> Figure:
+    """The mean over a seed's courses, and over seeds: a prompt is met by all of them, so they are drawn together."""
+    scores = [[[rows.get(key) for key in keys] for course in mine for rows in course.harmful] for mine in by_seed]
+    weights = [np.concatenate([_trapezoid(course.steps) / len(mine) for course in mine]).tolist() for mine in by_seed]
+    mean, low, high = course_interval(scores, weights)
+    return {"mean": mean, "ci": [low, high]}
 
 
 def _slope(losses: Sequence[np.ndarray], steps: Sequence[int]) -> Figure | None:

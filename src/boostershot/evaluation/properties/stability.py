@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.properties.resampling import Figure, aligned, estimate, percentage
+from boostershot.evaluation.properties.resampling import Figure, aligned, estimate, percentage, points
 
 _Z = 1.959964  # of a normal interval of 95%
 
@@ -70,7 +70,7 @@ def _change(before: Mapping[str, float], by_seed: Sequence[Mapping[str, float]])
     if not before or not all(by_seed):
         return None
     keys = aligned(before, *by_seed)
-    return estimate([np.array([rows[key] - before[key] for key in keys]) for rows in by_seed])
+    return points([[rows[key] for key in keys] for rows in by_seed], [[before[key] for key in keys]] * len(by_seed))
 
 
 def _perplexity(by_seed: Sequence[Mapping[str, tuple[float, int]]]) -> Figure | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.properties.resampling import aligned, crossing, estimate, percentage
+from boostershot.evaluation.properties.resampling import aligned, crossing, estimate, percentage, points
 
 Course = Sequence[Mapping[str, float]]  # for each step: task row id -> 0 or 100
 
@@ -61,14 +61,14 @@ def _against(
         **_curve(steps, paired, 1),
         "steps_to_share": estimate(paired, lambda mean: reached(mean)[1]),
         "ratio": estimate(paired, ratio),
-        "final_difference": estimate(paired, lambda mean: float(mean[1, -1] - mean[0, -1])),
+        "final_difference": points(*([rows[:, arm, -1].tolist() for rows in paired] for arm in (1, 0))),
     }
 
 
 def _curve(steps: Sequence[int], by_seed: Sequence[np.ndarray], arm: int) -> dict[str, Any]:
     return {
         "curve": [
-            {"step": step, "accuracy": percentage([rows[:, arm, i] for rows in by_seed])}
+            {"step": step, "accuracy": percentage([rows[:, arm, i].tolist() for rows in by_seed])}
             for i, step in enumerate(steps)
         ]
     }
