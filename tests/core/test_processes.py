@@ -52,6 +52,7 @@ def sharded(model: nn.Module) -> nn.Module:
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "full, DDP": full,
     "full, FSDP2": lambda: sharded(full()),
+    "LoRA, DDP": adapted,
     "LoRA, FSDP2": lambda: sharded(adapted()),
 }
 
@@ -179,7 +180,7 @@ def reductions(model: nn.Module, rank: int) -> int:
 @pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path: Path):
     pair = multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2, join=False)  # type: ignore[attr-defined]
-    single = {"full, DDP": full, "full, FSDP2": full, "LoRA, FSDP2": adapted}
+    single = {"full, DDP": full, "full, FSDP2": full, "LoRA, DDP": adapted, "LoRA, FSDP2": adapted}
     alone = {
         (build, name): gradient(build, defense)
         for kind, build in (("full, DDP", full), ("LoRA, FSDP2", adapted))
@@ -194,7 +195,8 @@ def test_two_processes_agree_with_one(tmp_path: Path):
     for rank in (0, 1):
         found, ends, metrics, lacking = torch.load(tmp_path / f"{rank}.pt")
         assert {name for _, name in found} == SETTINGS.keys() - {"booster, half the rows"}
-        assert {name for kind, name in found if kind == "LoRA, FSDP2"} == bs.DEFENSES.keys()
+        for adapted_kind in ("LoRA, DDP", "LoRA, FSDP2"):
+            assert {name for kind, name in found if kind == adapted_kind} == bs.DEFENSES.keys()
         for (kind, name), step in found.items():
             assert_same(step, alone[single[kind], name], f"{name}, {kind}, process {rank}")
         for (kind, name), weights in ends.items():
