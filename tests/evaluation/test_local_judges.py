@@ -1,5 +1,6 @@
 """Judges that are models: tiny random checkpoints of the published architectures, read and believed as documented."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -285,3 +286,16 @@ def test_identity_is_what_changes_a_verdict(classifier, chat):
     assert judge.identity(AROUND) == replace(judge, batch_size=1).identity(AROUND)
     for other in (replace(judge, threshold=0.4), replace(judge, max_length=512), replace(judge, id=str(chat))):
         assert other.identity(AROUND) != judge.identity(AROUND)
+
+
+def test_code_that_a_judge_brings_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    """transformers asks the terminal where nobody says no."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks"))
+    classes = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": classes}))
+    tiny_tokenizer(True).save_pretrained(tmp_path)
+    (tmp_path / "own.py").write_text("raise SystemExit('runs')")
+    judge = BeaverDam(str(tmp_path))
+    for act in (judge.check, lambda: judge.open(AROUND)):
+        with pytest.raises(InputError, match="cannot be loaded"):
+            act()

@@ -99,9 +99,9 @@ def load(kind: str, model_id: str, dtype: str) -> tuple[Any, PlainText]:
     from boostershot.models import DEVICE
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model_id)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_id, trust_remote_code=False)
         model = getattr(transformers, kind).from_pretrained(
-            model_id, dtype=getattr(torch, resolved(dtype)), use_safetensors=True
+            model_id, dtype=getattr(torch, resolved(dtype)), use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _not_loaded(model_id, error) from error
@@ -122,7 +122,7 @@ def check(model_id: str) -> None:
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(model_id)
+        AutoConfig.from_pretrained(model_id, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(model_id, error) from error
 
