@@ -91,24 +91,14 @@ class Vector:
 def excursion(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Let the body move the parameters; every bit comes back on the way out, error or not.
 
-    The body moves a copy in their place (`w + d - d` is not `w` in floating point), and gets what they were. Sharded
-    parameters, of which `fully_shard` knows the storage, are copied back instead.
+    A copy, which the body gets, is kept because `w + d - d` is not `w` in floating point.
     """
-    if is_sharded(params):
-        home = [param.detach().clone() for param in params]
-    else:
-        home = [param.data for param in params]
-        for param, weights in zip(params, home, strict=True):
-            param.data = weights.clone()
+    home = [param.detach().clone() for param in params]
     try:
         yield home
     finally:
-        if is_sharded(params):
-            with torch.no_grad():
-                torch._foreach_copy_(_locals([param.data for param in params]), _locals(home))
-        else:
-            for param, weights in zip(params, home, strict=True):
-                param.data = weights
+        with torch.no_grad():
+            torch._foreach_copy_(_locals([param.data for param in params]), _locals(home))
 
 
 def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
