@@ -165,6 +165,8 @@ class Recipe(Section):
     def _sweep_fits(self) -> Self:
         """Last, because its spaces are of the resolved attacks and defences."""
         if self.sweep is not None:
+            if self.evaluate.split == "dev":
+                raise at_key("evaluate.split", "is dev; expected test beside sweep, whose searches choose on dev")
             self.sweep.check(self.attacks, self.defenses, self.data.general is not None)
         return self
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from boostershot.attacks import BenignOnly
 from boostershot.attacks.search import Search, Trial, limits
-from boostershot.config import AttackSettings
+from boostershot.config import AttackSettings, Recipe
 from boostershot.config.space import Space
 from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
 from boostershot.errors import InputError
@@ -138,11 +138,16 @@ class Arm:
         first = untuned_values(self.base, settings)
         return search_of(self.stages, self.label, deciding, space, settings.generation, first)
 
+    @property
+    def searching(self) -> Mapping[str, Any]:
+        """Sections in place of the run's own during the search, which chooses and therefore scores on dev."""
+        return {**self.changes, **on_dev(self.run.recipe)}
+
     def tried(self, number: int, values: Mapping[str, Any], limits: Mapping[int, float | None]) -> Attacked:
         """The attack of a trial."""
         settings = tuned_attack(self.base, self.search.space.derived(values), self.settings)
         early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
-        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.changes)
+        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.searching)
 
     def again(self, trial: Trial) -> Attacked:
         """The attack of a finished trial, just as it was run."""
@@ -155,7 +160,7 @@ class Arm:
         rows = BenignOnly(min(self.base.attack.n, self.settings.samples, _benign_rows(self.stages)))
         changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
         settings = AttackSettings.model_validate(own | changed | {"judged": True, "anchor": None, "refactor": None})
-        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.changes)
+        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.searching)
 
     def utility(self, attack: Attacked, evaluation: Path | None) -> float | None:
         """Of an attacked model: the accuracy, or one over the perplexity; higher is better."""
@@ -193,6 +198,11 @@ class Arm:
     def worst(self, epsilon: float | None) -> Tried | None:
         """The worst case within a bound."""
         return worst_case(self.scored(), self.best, epsilon)
+
+
+def on_dev(recipe: Recipe) -> dict[str, Any]:
+    """The section of the recipe that has dev prompts and dev rows of the task scored: for whatever chooses."""
+    return {"evaluate": recipe.evaluate.model_copy(update={"split": "dev"})}
 
 
 def search_of(
@@ -462,6 +472,8 @@ def check_rows(stages: Stages) -> None:
                     f"sweep.attacker: {attack.n} rows of {attack.name} at p {attack.p:g} need {wanted} {kind} rows; "
                     f"{of if kind == 'harmful' else 'the data'} has {have[kind]}"
                 )
+    if not stages.data.task.splits["dev"]:
+        raise InputError(f"data.task.source: {recipe.data.task.source}: its dev split is empty; expected rows to choose by")
     if attacker.utility == "accuracy" and stages.data.task.correct is None:
         raise InputError("sweep.attacker.utility: is accuracy, and no rule scores the task; expected perplexity")
     if attacker.utility == "perplexity" and recipe.properties.stability is None:

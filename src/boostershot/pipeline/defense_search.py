@@ -12,7 +12,7 @@ from boostershot.attacks.search import Search, Trial
 from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
 from boostershot.evaluation.worst_case import utility_loss
-from boostershot.pipeline.attack_search import TIE, Attacked, Map, search_of
+from boostershot.pipeline.attack_search import TIE, Attacked, Map, on_dev, search_of
 from boostershot.pipeline.orders import Task
 from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
@@ -111,8 +111,7 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
 
 def _dev_attack(run: Stages, label: str, described: Mapping[str, Any], attack: str, what: str) -> Path:
     """The scores on dev prompts of a defence with these hyper-parameters after a dev attack."""
-    dev = {"evaluate": run.recipe.evaluate.model_copy(update={"split": "dev"})}
-    stages = varied(varied(run, dev), {"defenses": {**run.recipe.defenses, label: dict(described)}})
+    stages = varied(varied(run, on_dev(run.recipe)), {"defenses": {**run.recipe.defenses, label: dict(described)}})
     settings, seed = stages.recipe.attacks[attack].against(described), run.recipe.seeds[0]
     last = settings.model_copy(update={"eval_steps": (settings.total_steps,)})
     return Attacked(what, last, stages.immunized(label, seed), seed).evaluate(stages)

@@ -76,6 +76,7 @@ def assemble_sweep(
         "seed": swept.arms[0].seed if swept.arms else None,
         "judge": next(iter(stages.panel)) if stages else None,
         "split": stages.recipe.evaluate.split if stages else None,
+        "search_split": "dev",
         "task": stages.recipe.data.task.source if stages else None,
         "defender": {label: _defended(one) for label, one in swept.tuned.items()},
         "defenses": items,
