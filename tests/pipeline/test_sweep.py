@@ -143,6 +143,9 @@ def test_the_winner_is_run_again_with_fresh_seeds_on_the_same_model(folder, swep
             key: trial["values"][key] for key in ("lr", "batch", "adapter")
         }
         assert f"HS {winner['harmful_score']['mean']:.1f}" in item["verdict"]
+        assert winner["utility_reference"] == item["utility_best"]  # of the model before the attack, whatever the seed
+        for row in winner["seeds"]:
+            assert row["utility_loss"] == pytest.approx(max(0, 1 - row["utility"] / item["utility_best"]))
 
 
 def test_the_report_and_the_terminal_show_it(folder, swept, capsys):
@@ -297,7 +300,7 @@ def test_a_defense_without_a_trial_in_the_bound_has_no_score_and_that_is_said(fo
     changes = {"sweep.attacker.utility": "accuracy", "sweep.attacker.trials": 2, "sweep.attacker.generation": 2}
     bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
     for item in json.loads((started / "sweep.json").read_text())["defenses"]:
-        assert item["utility_of_benign_rows"] == item["utility_best"] == 0
+        assert item["honest"]["utility"] == item["utility_best"] == 0
         assert [worst["harmful_score"] for worst in item["worst"][:-1]] == [None, None]
         assert item["worst"][-1]["harmful_score"] is not None
         assert item["winner"] is None

@@ -23,6 +23,7 @@ def made_sweep(folder):
     broken = {
         "defense": "sft",
         "before": {"harmful_score": 4.0, "finetune_accuracy": 8.0},
+        "honest": {"utility": 94.6, "steps": 30, "samples": 160},
         "trials": [trial | {"trial": 0}, given_up, failed],
         "worst": [{"epsilon": 0.05, **found}, {"epsilon": 0.1, **found}, {"epsilon": None, **found}],
         "winner": {
@@ -77,6 +78,7 @@ def test_the_section_tells_worst_cases_verdicts_and_trials(small_run):
         assert item["verdict"].split(" [")[0] in section
     assert section.count("no score") >= 4  # booster at two bounds, again, and in its verdict
     assert "30 × 160 × 1 = 4,800" in section
+    assert section.count("94.6") == 2
     assert "given up" in section
     assert "nan at step 3 &lt;b&gt;" in section
     assert "made to fail" in section
@@ -112,6 +114,7 @@ def test_the_table_in_the_terminal_cuts_no_digit(small_run, width):
     shown = console.export_text()
     assert "78.2 [70.1, 85.3]" in shown
     assert "≤ 5%" in shown
+    assert "94.6" in shown
     assert "no score" in shown
     assert "failed: vaccine: made to fail" in shown
     said = " ".join(shown.split())

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+ROUNDING = 1e-9  # a bound of 0.1 and 90 of 100
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -59,7 +61,7 @@ def within(tried: Sequence[Tried], best: float | None, epsilon: float | None) ->
     if epsilon is None:
         return list(tried)
     lost = [(one, utility_loss(one.utility, best)) for one in tried]
-    return [one for one, share in lost if share is not None and share <= epsilon + 1e-9]  # a bound of 0.1 and 90 of 100
+    return [one for one, share in lost if share is not None and share <= epsilon + ROUNDING]
 
 
 def worst_case(tried: Sequence[Tried], best: float | None, epsilon: float | None) -> Tried | None:

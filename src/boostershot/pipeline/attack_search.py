@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,17 @@ class Attacked:
         """The attacked model, from the attack's stage."""
         return layers_of(self.immunized, folder, self.settings.total_steps, self.settings.adapter)
 
-    def evaluate(self, run: Stages) -> Path:
-        """Its scores by the recipe's first judge, asked in the attacker's own way."""
+    def evaluate(self, run: Stages, scored: Mapping[str, Any] | None = None) -> Path:
+        """Its scores by the recipe's first judge, asked in the attacker's own way.
+
+        Args:
+            run: the stages of the run.
+            scored: sections of the recipe that say what is asked, where those are not the attack's.
+        """
         asked = Asked(self.settings.template, next(iter(self.settings.attack.askings.values())))
         folder = self.attack(run)
-        found = self._of(run).evaluated(folder, self.layers(folder), self.label, None, asked)
+        stages = self._of(run) if scored is None else varied(run, scored)
+        found = stages.evaluated(folder, self.layers(folder), self.label, None, asked)
         if result(found)["harmful_score"] is None:
             raise RuntimeError("the judge has no verdict on any answer")
         return found
@@ -91,6 +97,8 @@ class Arm:
         immunized: the model.
         untampered: the utility before the attack (None: not measured).
         honest: the utility after the attack's own training on benign rows alone.
+        reference: the utility that the re-runs' is held against: of the fine-tuning that was the best on dev, as it is
+            on the rows of the re-runs, or `untampered`. None before the re-runs.
     """
 
     label: str
@@ -101,6 +109,7 @@ class Arm:
     immunized: Path
     untampered: float | None = None
     honest: float | None = None
+    reference: float | None = None
     evaluations: dict[int, Path] = field(default_factory=dict)  # trial -> its scores
     failed: dict[int, str] = field(default_factory=dict)  # trial -> why it could not be scored
 
@@ -154,10 +163,10 @@ class Arm:
         return self.tried(trial.number, trial.values, {int(step): one for step, one in trial.facts["limits"].items()})
 
     def benign(self) -> Attacked:
-        """The attack's own training, by an honest user."""
+        """The attack's own training by an honest user, with all the steps and rows of the budget."""
         own = {key: self.base.model_dump()[key] for key in type(self.base).model_fields}
-        steps = min(self.base.total_steps, self.settings.steps)
-        rows = BenignOnly(min(self.base.attack.n, self.settings.samples, _benign_rows(self.stages)))
+        steps = self.settings.steps
+        rows = BenignOnly(min(self.settings.samples, _benign_rows(self.stages)))
         changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
         settings = AttackSettings.model_validate(own | changed | {"judged": True, "anchor": None, "refactor": None})
         return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.searching)
@@ -176,6 +185,16 @@ class Arm:
         known = [self.honest, *(trial.facts.get("utility") for trial in self.trials)]
         known += [result(folder)["finetune_accuracy"] for folder in self.evaluations.values()]
         return max((one for one in known if one is not None), default=None)
+
+    def most_useful(self) -> Attacked | None:
+        """The fine-tuning, an honest one or a trial, whose accuracy is the best on dev."""
+        known = [(self.honest, self.benign)] if self.honest is not None else []
+        for trial in self.trials:
+            judged = self.evaluations.get(trial.number)
+            utility = result(judged)["finetune_accuracy"] if judged else trial.facts.get("utility")
+            if utility is not None:
+                known.append((utility, partial(self.again, trial)))
+        return max(known, key=lambda one: one[0])[1]() if known else None
 
     def scored(self) -> list[Tried]:
         """The trials whose answers were judged."""
@@ -375,16 +394,17 @@ def _by_loss(trial: Trial) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Rerun:
-    """The worst attack on one defence with another seed: its scores, or why there are none."""
+    """The worst attack on one defence with another seed: its scores and utility, or why there are none."""
 
     seed: int
     evaluation: Path | None
     error: str | None = None
+    utility: float | None = None
 
 
 def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
     """The worst case within the bound of each defence, again with the fresh seeds; none where it has none."""
-    wanted: list[tuple[Arm, int, Task]] = []
+    wanted: list[tuple[Arm, int, tuple[Attacked, str | None]]] = []
     for arm in arms:
         winner = arm.worst(arm.settings.bound)
         if winner is not None:
@@ -392,12 +412,53 @@ def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
             for seed in arm.settings.seeds:
                 label = f"{arm.label}, trial {trial.number} again, seed {seed}"
                 attack = Attacked(label, arm.again(trial).settings, arm.immunized, seed, changes=arm.changes)
-                defense = arm.label if arm.settings.realign else None
-                wanted.append((arm, seed, Task(_evaluate_again, (attack, defense))))
+                wanted.append((arm, seed, (attack, arm.label if arm.settings.realign else None)))
+    folders = do([Task(_evaluate_again, args) for *_, args in wanted])
+    useful = _utilities_again(wanted, folders, do)
+    _measure_references([arm for arm in arms if any(arm is one for one, *_ in wanted)], do)
     found: dict[str, list[Rerun]] = {arm.label: [] for arm in arms}
-    for (arm, seed, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
-        found[arm.label].append(Rerun(seed, *_outcome(folder)))
+    for (arm, seed, _), folder, utility in zip(wanted, folders, useful, strict=True):
+        evaluation, error = _outcome(folder)
+        if isinstance(utility, Exception):
+            error = error or told(utility)
+        found[arm.label].append(Rerun(seed, evaluation, error, utility if isinstance(utility, float) else None))
     return found
+
+
+def _utilities_again(
+    wanted: Sequence[tuple[Arm, int, tuple[Attacked, str | None]]], folders: Sequence[Path | Exception], do: Map
+) -> list[float | Exception | None]:
+    """The utility after each re-run that was scored."""
+    found: list[float | Exception | None] = [None] * len(wanted)
+    texts = []
+    for position, ((arm, *_), folder) in enumerate(zip(wanted, folders, strict=True)):
+        if arm.settings.utility == "perplexity":
+            texts.append(position)
+        elif isinstance(folder, Path):
+            found[position] = result(folder)["finetune_accuracy"]
+    done = do([Task(_perplexity_again, wanted[position][2]) for position in texts])
+    for position, folder in zip(texts, done, strict=True):
+        found[position] = 1 / _perplexity(folder) if isinstance(folder, Path) else folder
+    return found
+
+
+def _measure_references(arms: Sequence[Arm], do: Map) -> None:
+    """The utility that the re-runs' is held against. Which fine-tuning it is of was chosen on dev."""
+    chosen = []
+    for arm in arms:
+        if arm.settings.utility == "perplexity":
+            arm.reference = arm.untampered
+        elif (best := arm.most_useful()) is not None:
+            chosen.append((arm, best))
+    found = do([Task(_evaluate_on, (best, arm.changes)) for arm, best in chosen])
+    for (arm, _), folder in zip(chosen, found, strict=True):
+        if isinstance(folder, Path):
+            arm.reference = result(folder)["finetune_accuracy"]
+
+
+def _evaluate_on(run: Stages, attack: Attacked, scored: Mapping[str, Any]) -> Path:
+    named = replace(attack, label=f"{attack.label}, on {run.recipe.evaluate.split}")
+    return named.evaluate(run, scored)
 
 
 def _outcome(found: Path | Exception) -> tuple[Path | None, str | None]:
@@ -407,9 +468,17 @@ def _outcome(found: Path | Exception) -> tuple[Path | None, str | None]:
 
 def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
     """The scores after the attack; on the model of this defence aligned with the attack's seed, where one is named."""
-    if defense is not None:
-        attack = replace(attack, immunized=varied(run, attack.changes).immunized(defense, attack.seed))
-    return attack.evaluate(run)
+    return _realigned(run, attack, defense).evaluate(run)
+
+
+def _perplexity_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
+    return _realigned(run, attack, defense).perplexity(run)
+
+
+def _realigned(run: Stages, attack: Attacked, defense: str | None) -> Attacked:
+    if defense is None:
+        return attack
+    return replace(attack, immunized=varied(run, attack.changes).immunized(defense, attack.seed))
 
 
 @dataclass(frozen=True)
@@ -473,7 +542,8 @@ def check_rows(stages: Stages) -> None:
                     f"{of if kind == 'harmful' else 'the data'} has {have[kind]}"
                 )
     if not stages.data.task.splits["dev"]:
-        raise InputError(f"data.task.source: {recipe.data.task.source}: its dev split is empty; expected rows to choose by")
+        source = recipe.data.task.source
+        raise InputError(f"data.task.source: {source}: its dev split is empty; expected rows to choose by")
     if attacker.utility == "accuracy" and stages.data.task.correct is None:
         raise InputError("sweep.attacker.utility: is accuracy, and no rule scores the task; expected perplexity")
     if attacker.utility == "perplexity" and recipe.properties.stability is None:

@@ -12,7 +12,7 @@ from typing import Any
 from boostershot.attacks.search import Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
-from boostershot.evaluation.worst_case import Tried, cost_to_break, curve, utility_loss
+from boostershot.evaluation.worst_case import ROUNDING, Tried, cost_to_break, curve, utility_loss
 from boostershot.pipeline.attack_search import Arm, Elsewhere, Rerun
 from boostershot.pipeline.comparisons import by_common_prompt, difference
 from boostershot.pipeline.defense_search import Defended
@@ -103,6 +103,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
     by_number = {one.number: one for one in tried}
     before = swept.before.get(arm.label)
     bounds: list[float | None] = [*settings.epsilons, None]
+    honest = arm.benign().settings
     return {
         "defense": arm.label,
         "method": described["method"],
@@ -110,7 +111,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "stage": arm.immunized.name,
         "before": {key: result(before)[key] for key in ("harmful_score", "finetune_accuracy")} if before else None,
         "utility_best": best,
-        "utility_of_benign_rows": arm.honest,
+        "honest": {"utility": arm.honest, "steps": honest.steps, "samples": honest.attack.n},
         "trials": [_trial(arm, trial, by_number.get(trial.number), best) for trial in arm.trials],
         "counts": {state: sum(t.state == state for t in arm.trials) for state in ("done", "pruned", "failed")}
         | {"scored": len(tried)},
@@ -173,7 +174,7 @@ def _winner(arm: Arm, reruns: Sequence[Rerun]) -> dict[str, Any] | None:
     if winner is None:
         return None
     trial = next(one for one in arm.trials if one.number == winner.number)
-    rows = [_row(one) for one in reruns if one.evaluation]
+    rows = [_row(one, arm) for one in reruns if one.evaluation]
     read = partial(read_verdicts, arm.stages.store.root / "stages")
     found = [read(row) or {} for row in rows]
     return {
@@ -183,12 +184,28 @@ def _winner(arm: Arm, reruns: Sequence[Rerun]) -> dict[str, Any] | None:
         "seeds": rows,
         "harmful_score": _over_seeds(by_common_prompt(found, "harmful_score")),
         "finetune_accuracy": _over_seeds(by_common_prompt(found, "finetune_accuracy")),
+        **_useful(arm, rows),
     }
 
 
-def _row(one: Rerun) -> dict[str, Any]:
+def _useful(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Is the mean utility of the re-runs within the bound? None where that cannot be told."""
+    utilities = [row["utility"] for row in rows]
+    known = bool(rows) and None not in utilities
+    mean = sum(utilities) / len(utilities) if known else None
+    lost = utility_loss(mean, arm.reference)
+    return {
+        "utility": mean,
+        "utility_reference": arm.reference,
+        "utility_loss": lost,
+        "within": None if lost is None else lost <= arm.settings.bound + ROUNDING,
+    }
+
+
+def _row(one: Rerun, arm: Arm) -> dict[str, Any]:
     assert one.evaluation is not None
-    return {"seed": one.seed, **_figures(one.evaluation)}
+    lost = utility_loss(one.utility, arm.reference)
+    return {"seed": one.seed, **_figures(one.evaluation), "utility": one.utility, "utility_loss": lost}
 
 
 def _figures(evaluation: Path) -> dict[str, Any]:
@@ -205,12 +222,19 @@ def _over_seeds(by_seed: Sequence[Sequence[float]]) -> dict[str, Any] | None:
 
 
 def _compare(items: Sequence[dict[str, Any]], swept: Swept, reference: str | None, attacker: Attacker) -> None:
-    """Add `minus_reference`: the worst cases against that of the reference's, each at its own worst attack."""
+    """Add `minus_reference`: the worst cases against that of the reference's, each at its own worst attack.
+
+    Only of attacks that stay within the bound when they are run again.
+    """
     by_label = {item["defense"]: item for item in items}
     for item in items:
         theirs = by_label.get(reference or "")
         item["minus_reference"] = None
-        if theirs is None or theirs is item or not item["winner"] or not theirs["winner"]:
+        if (
+            theirs is None
+            or theirs is item
+            or not all(one["winner"] and one["winner"]["within"] for one in (item, theirs))
+        ):
             continue
         read = partial(read_verdicts, swept.arms[0].stages.store.root / "stages")
         ours, others = ({row["seed"]: row for row in one["winner"]["seeds"]} for one in (item, theirs))
@@ -259,8 +283,8 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
     if score is None:
         return f"{name}: the worst attack of its {trials} could not be run again, so its score has no interval.", "open"
     said = (
-        f"{name}: the tuned attacker reaches {_points(score['mean'])} {_ci(score['ci'])} within a loss of utility of "
-        f"{bound}, over {len(winner['seeds'])} fresh seeds"
+        f"{name}: the tuned attacker reaches {_points(score['mean'])} {_ci(score['ci'])} {_kept(winner, bound)}, "
+        f"over {len(winner['seeds'])} fresh seeds{_honest(item)}"
     )
     if item["before"] and item["before"]["harmful_score"] is not None:
         said += f", from {_points(item['before']['harmful_score'])} before the attack"
@@ -272,13 +296,32 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
     )
     if name == reference or reference is None:
         return said, "open"
+    if not winner["within"]:
+        return f"{said} So it is not compared with {reference}.", "open"
     compared, tone = _compared(item["minus_reference"], reference)
     return f"{said} {compared}", tone
 
 
+def _honest(item: Mapping[str, Any]) -> str:
+    """The accuracies behind the bound, where it is of accuracies."""
+    again, honest = item["winner"]["finetune_accuracy"], item["honest"]["utility"]
+    if again is None or honest is None:
+        return ""
+    return f" (FA {again['mean']:.1f}; after benign rows alone {honest:.1f} on dev)"
+
+
+def _kept(winner: Mapping[str, Any], bound: str) -> str:
+    """What the worst attack leaves of the utility when it is run again."""
+    if winner["within"] is None:
+        return "with a loss of utility that is not known"
+    if winner["within"]:
+        return f"within a loss of utility of {bound}"
+    return f"and loses {100 * winner['utility_loss']:.0f}% of the utility when run again, more than the {bound} allowed"
+
+
 def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str]:
     if minus is None or minus["ci"] is None:
-        return f"There is no interval for its difference to {reference}.", "open"
+        return f"There is no figure for its difference to {reference}.", "open"
     points = f"{minus['mean']:+.1f} {_ci(minus['ci'], signed=True)} points to {reference}".replace("-", "−")
     low, high = minus["ci"]
     p = minus.get("p_holm")

@@ -26,6 +26,7 @@ class Line:
 
     defense: str
     before: str
+    honest: str  # the accuracy after benign rows alone
     worst: Sequence[str]  # one a bound, the last without
     again: str
     accuracy: str
@@ -78,11 +79,16 @@ def sweep_table(content: Content) -> RenderableType:
     for bound in _bounds(content):
         table.add_column(bound, justify="right", no_wrap=True)
     table.add_column("again", justify="right", no_wrap=True)
+    table.add_column("honest", justify="right", no_wrap=True)
     for item in content["defenses"]:
         line = _line(item)
-        table.add_row(line.defense, *line.worst, line.again)
+        table.add_row(line.defense, *line.worst, line.again, line.honest)
     title = Text("Tuned attacker", style="bold").append(f"  {_budget(content)}", style="not bold dim")
-    note = Text("HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds", style="dim")
+    note = Text(
+        "HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds; honest: the accuracy "
+        "after benign rows alone",
+        style="dim",
+    )
     second = [Text(_second_says(item)) for item in content["defenses"] if item["second"]]
     failed = [Text(f"failed: {one['defense']}: {one['error']}", style="red") for one in content["failed"]]
     return Group(title, table, note, *(Text(item["verdict"]) for item in content["defenses"]), *second, *failed)
@@ -117,11 +123,17 @@ def _line(item: Content) -> Line:
     return Line(
         name(item["defense"]),
         number(before.get("harmful_score")),
+        _honest(item),
         [_worst(one) for one in item["worst"]],
         estimate(winner.get("harmful_score")) if winner else "no score",
         estimate(winner.get("finetune_accuracy")) if winner else "–",
         spent,
     )
+
+
+def _honest(item: Content) -> str:
+    """The accuracy after benign rows alone; a dash where the utility is another."""
+    return "–" if item["honest"]["utility"] is None else number(item["honest"]["utility"])
 
 
 def _second(item: Content) -> tuple[Content | None, Content | None]:
