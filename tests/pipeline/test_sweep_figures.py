@@ -69,3 +69,9 @@ def test_the_honest_user_has_the_whole_budget_and_is_told_of(monkeypatch, tmp_pa
     assert item["honest"] == {"utility": 85, "steps": 40, "samples": 200}
     assert item["winner"]["utility_reference"] == 85
     assert "FA 80.0; after benign rows alone 85.0 on dev" in item["verdict"]
+
+
+def test_the_resolution_of_the_bound_is_that_of_the_rows_that_were_scored(monkeypatch, tmp_path):
+    (item,) = swept(monkeypatch, tmp_path, usual, {})["defenses"]
+    share = 81 / 102  # 80 of 100, and one right and one wrong
+    assert item["resolution"] == pytest.approx((2 * share * (1 - share) / 100) ** 0.5 / 0.8)

@@ -23,6 +23,7 @@ def made_sweep(folder):
     broken = {
         "defense": "sft",
         "before": {"harmful_score": 4.0, "finetune_accuracy": 8.0},
+        "resolution": 0.046,
         "honest": {"utility": 94.6, "steps": 30, "samples": 160},
         "trials": [trial | {"trial": 0}, given_up, failed],
         "worst": [{"epsilon": 0.05, **found}, {"epsilon": 0.1, **found}, {"epsilon": None, **found}],
@@ -79,6 +80,7 @@ def test_the_section_tells_worst_cases_verdicts_and_trials(small_run):
     assert section.count("no score") >= 4  # booster at two bounds, again, and in its verdict
     assert "30 × 160 × 1 = 4,800" in section
     assert section.count("94.6") == 2
+    assert "One standard error of a difference of accuracies is 5% of the best" in section
     assert "given up" in section
     assert "nan at step 3 &lt;b&gt;" in section
     assert "made to fail" in section
@@ -115,6 +117,7 @@ def test_the_table_in_the_terminal_cuts_no_digit(small_run, width):
     assert "78.2 [70.1, 85.3]" in shown
     assert "≤ 5%" in shown
     assert "94.6" in shown
+    assert "is 5% of the best" in " ".join(shown.split())
     assert "no score" in shown
     assert "failed: vaccine: made to fail" in shown
     said = " ".join(shown.split())

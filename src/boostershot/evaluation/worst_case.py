@@ -6,6 +6,7 @@ that fine-tuning the same model reached (after TamperBench's rule, arXiv 2602.06
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,22 @@ def utility_loss(utility: float | None, best: float | None) -> float | None:
     if utility is None or best is None or best <= 0:
         return None
     return max(0.0, (best - utility) / best)
+
+
+def resolution(accuracy: float | None, rows: int | None) -> float | None:
+    """The share of an accuracy that one standard error of the difference to another one makes.
+
+    Both are of so many rows, independently (the same rows make it smaller), and binomial, with a right and a wrong answer
+    added, so that it is not 0 at 100%. None where the accuracy is 0 or not known.
+
+    Args:
+        accuracy: in percent.
+        rows: on which it was counted.
+    """
+    if not accuracy or not rows:
+        return None
+    share = (accuracy / 100 * rows + 1) / (rows + 2)
+    return math.sqrt(2 * share * (1 - share) / rows) / (accuracy / 100)
 
 
 def within(tried: Sequence[Tried], best: float | None, epsilon: float | None) -> list[Tried]:

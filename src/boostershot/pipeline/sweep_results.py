@@ -12,7 +12,7 @@ from typing import Any
 from boostershot.attacks.search import Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
-from boostershot.evaluation.worst_case import ROUNDING, Tried, cost_to_break, curve, utility_loss
+from boostershot.evaluation.worst_case import ROUNDING, Tried, cost_to_break, curve, resolution, utility_loss
 from boostershot.pipeline.attack_search import Arm, Elsewhere, Rerun
 from boostershot.pipeline.comparisons import by_common_prompt, difference
 from boostershot.pipeline.defense_search import Defended
@@ -111,6 +111,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "stage": arm.immunized.name,
         "before": {key: result(before)[key] for key in ("harmful_score", "finetune_accuracy")} if before else None,
         "utility_best": best,
+        "resolution": resolution(best, _rows_of_the_task(arm)) if settings.utility == "accuracy" else None,
         "honest": {"utility": arm.honest, "steps": honest.steps, "samples": honest.attack.n},
         "trials": [_trial(arm, trial, by_number.get(trial.number), best) for trial in arm.trials],
         "counts": {state: sum(t.state == state for t in arm.trials) for state in ("done", "pruned", "failed")}
@@ -129,6 +130,11 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "curves": {axis: curve(tried, spent, best, settings.bound) for axis, spent in _SPENT.items()},
         "importance": arm.search.importance(),
     }
+
+
+def _rows_of_the_task(arm: Arm) -> int | None:
+    """How many the search scored."""
+    return next((result(folder)["n_task"] for folder in arm.evaluations.values()), None)
 
 
 def _trial(arm: Arm, trial: Trial, tried: Tried | None, best: float | None) -> dict[str, Any]:

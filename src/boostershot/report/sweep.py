@@ -38,6 +38,7 @@ class SweepView:
     """Everything that the section shows."""
 
     budget: str
+    resolution: str
     verdicts: Sequence[tuple[str, str]]  # sentence, tone
     bounds: Sequence[str]
     lines: Sequence[Line]
@@ -58,6 +59,7 @@ def sweep_view(content: Content | None, styles: Mapping[str, int]) -> SweepView 
     items = content["defenses"]
     return SweepView(
         _budget(content),
+        _resolution(content),
         [(item["verdict"], item["tone"]) for item in items],
         _bounds(content),
         [_line(item) for item in items],
@@ -86,7 +88,7 @@ def sweep_table(content: Content) -> RenderableType:
     title = Text("Tuned attacker", style="bold").append(f"  {_budget(content)}", style="not bold dim")
     note = Text(
         "HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds; honest: the accuracy "
-        "after benign rows alone",
+        f"after benign rows alone. {_resolution(content)}".rstrip(),
         style="dim",
     )
     second = [Text(_second_says(item)) for item in content["defenses"] if item["second"]]
@@ -107,6 +109,19 @@ def _budget(content: Content) -> str:
     return (
         f"{attacker['trials']} trials a defense of at most {attacker['steps']} steps and {attacker['samples']} rows, "
         f"{attacker['generation']} proposed at a time{scored}"
+    )
+
+
+def _resolution(content: Content) -> str:
+    """How fine a bound on the accuracy can be told with the rows of the task that were scored."""
+    known = [100 * item["resolution"] for item in content["defenses"] if item["resolution"] is not None]
+    if not known:
+        return ""
+    span = (
+        f"{min(known):.0f}%" if f"{min(known):.0f}" == f"{max(known):.0f}" else f"{min(known):.0f} to {max(known):.0f}%"
+    )
+    return (
+        f"One standard error of a difference of accuracies is {span} of the best: a tighter bound is below the noise."
     )
 
 
