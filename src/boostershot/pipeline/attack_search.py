@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,20 @@ from boostershot.attacks.search import Search, Trial, limits
 from boostershot.config import AttackSettings, Recipe
 from boostershot.config.space import Space
 from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
-from boostershot.errors import InputError
 from boostershot.evaluation.properties.stability import perplexity_of
 from boostershot.evaluation.worst_case import Tried, utility_loss, within, worst_case
 from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
 from boostershot.pipeline.files import read_json, read_jsonl
-from boostershot.pipeline.orders import Task
-from boostershot.pipeline.property_stages import PropertyStages, second_data, varied
+from boostershot.pipeline.orders import Map, Task
+from boostershot.pipeline.property_stages import PropertyStages, varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
+from boostershot.pipeline.sweep_rows import Rows
 
 STORAGE = "sweep.sqlite"
 TIE = 1e-4  # of a nat of harmful loss against a point of harmful score: it only ever breaks ties
-
-
-Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,7 @@ class Arm:
         settings: the attacker's.
         base: the attack that trials start from, as this defence meets it.
         immunized: the model.
+        have: how many rows there are to attack with; a trial that wants more has fewer.
         untampered: the utility before the attack (None: not measured).
         honest: the utility after the attack's own training on benign rows alone.
         reference: the utility that the re-runs' is held against: of the fine-tuning that was the best on dev, as it is
@@ -107,6 +105,7 @@ class Arm:
     settings: Attacker
     base: AttackSettings
     immunized: Path
+    have: Rows
     untampered: float | None = None
     honest: float | None = None
     reference: float | None = None
@@ -137,6 +136,7 @@ class Arm:
             "immunized": self.immunized.name,
             "base": self.base.model_dump(mode="json"),
             "budget": [settings.steps, settings.samples, settings.generation],
+            "rows": [self.have.harmful, self.have.benign],
             "space": space.to_dict(),
             "goal": ["harmful loss" if settings.finalists else "harmful score", settings.utility, settings.bound],
             "give_up": settings.checkpoints,
@@ -154,7 +154,8 @@ class Arm:
 
     def tried(self, number: int, values: Mapping[str, Any], limits: Mapping[int, float | None]) -> Attacked:
         """The attack of a trial."""
-        settings = tuned_attack(self.base, self.search.space.derived(values), self.settings)
+        wanted = tuned_attack(self.base, self.search.space.derived(values), self.settings)
+        settings = self.have.cut(wanted)
         early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
         return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.searching)
 
@@ -166,7 +167,7 @@ class Arm:
         """The attack's own training by an honest user, with all the steps and rows of the budget."""
         own = {key: self.base.model_dump()[key] for key in type(self.base).model_fields}
         steps = self.settings.steps
-        rows = BenignOnly(min(self.settings.samples, _benign_rows(self.stages)))
+        rows = BenignOnly(min(self.settings.samples, self.have.benign))
         changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
         settings = AttackSettings.model_validate(own | changed | {"judged": True, "anchor": None, "refactor": None})
         return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.searching)
@@ -175,7 +176,7 @@ class Arm:
         """Of an attacked model: the accuracy, or one over the perplexity; higher is better."""
         if self.settings.utility == "accuracy":
             return result(evaluation)["finetune_accuracy"] if evaluation else None
-        return 1 / _perplexity(attack.perplexity(self.run))
+        return 1 / perplexity_at(attack.perplexity(self.run))
 
     @property
     def best(self) -> float | None:
@@ -268,14 +269,14 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
 def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
     """The utility that a bound is relative to."""
     accuracy = [arm for arm in arms if arm.settings.utility == "accuracy"]
-    for arm, found in zip(accuracy, do([Task(_evaluate, (arm.benign(),)) for arm in accuracy]), strict=True):
+    for arm, found in zip(accuracy, do([Task(evaluate_attacked, (arm.benign(),)) for arm in accuracy]), strict=True):
         if isinstance(found, Path):
             arm.honest = result(found)["finetune_accuracy"]
     for arm in arms:
         if arm.settings.utility == "perplexity":
             layers = layers_of(arm.immunized, None, 0, "continue")
             folder = PropertyStages(arm.stages).perplexity(arm.immunized, layers, f"{arm.label}, before the attack")
-            arm.untampered = 1 / _perplexity(folder)
+            arm.untampered = 1 / perplexity_at(folder)
 
 
 def _scored_in_search(
@@ -291,7 +292,7 @@ def _scored_in_search(
         if isinstance(folder, Path) and not result(folder).get("given_up")
     ]
     found: list[Path | Exception | None] = [None] * len(proposed)
-    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, _evaluate):
+    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, evaluate_attacked):
         found[position] = score
     for position, texts in _done_at(
         over, proposed, do, lambda arm: arm.settings.utility == "perplexity", _perplexity_after
@@ -317,7 +318,8 @@ def _attack(run: Stages, attack: Attacked) -> Path:
     return attack.attack(run)
 
 
-def _evaluate(run: Stages, attack: Attacked) -> Path:
+def evaluate_attacked(run: Stages, attack: Attacked) -> Path:
+    """The task of an attack's scores."""
     return attack.evaluate(run)
 
 
@@ -380,7 +382,7 @@ def _score_finalists(arms: Sequence[Arm], do: Map) -> None:
             del queue[:take]
         if not wanted:
             return
-        found = do([Task(_evaluate, (arm.again(trial),)) for arm, trial in wanted])
+        found = do([Task(evaluate_attacked, (arm.again(trial),)) for arm, trial in wanted])
         for (arm, trial), folder in zip(wanted, found, strict=True):
             if isinstance(folder, Path):
                 arm.evaluations[trial.number] = folder
@@ -392,170 +394,8 @@ def _by_loss(trial: Trial) -> tuple[float, int]:
     return trial.facts["harmful_loss"], trial.number
 
 
-@dataclass(frozen=True)
-class Rerun:
-    """The worst attack on one defence with another seed: its scores and utility, or why there are none."""
-
-    seed: int
-    evaluation: Path | None
-    error: str | None = None
-    utility: float | None = None
-
-
-def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
-    """The worst case within the bound of each defence, again with the fresh seeds; none where it has none."""
-    wanted: list[tuple[Arm, int, tuple[Attacked, str | None]]] = []
-    for arm in arms:
-        winner = arm.worst(arm.settings.bound)
-        if winner is not None:
-            trial = next(one for one in arm.trials if one.number == winner.number)
-            for seed in arm.settings.seeds:
-                label = f"{arm.label}, trial {trial.number} again, seed {seed}"
-                attack = Attacked(label, arm.again(trial).settings, arm.immunized, seed, changes=arm.changes)
-                wanted.append((arm, seed, (attack, arm.label if arm.settings.realign else None)))
-    folders = do([Task(_evaluate_again, args) for *_, args in wanted])
-    useful = _utilities_again(wanted, folders, do)
-    _measure_references([arm for arm in arms if any(arm is one for one, *_ in wanted)], do)
-    found: dict[str, list[Rerun]] = {arm.label: [] for arm in arms}
-    for (arm, seed, _), folder, utility in zip(wanted, folders, useful, strict=True):
-        evaluation, error = _outcome(folder)
-        if isinstance(utility, Exception):
-            error = error or told(utility)
-        found[arm.label].append(Rerun(seed, evaluation, error, utility if isinstance(utility, float) else None))
-    return found
-
-
-def _utilities_again(
-    wanted: Sequence[tuple[Arm, int, tuple[Attacked, str | None]]], folders: Sequence[Path | Exception], do: Map
-) -> list[float | Exception | None]:
-    """The utility after each re-run that was scored."""
-    found: list[float | Exception | None] = [None] * len(wanted)
-    texts = []
-    for position, ((arm, *_), folder) in enumerate(zip(wanted, folders, strict=True)):
-        if arm.settings.utility == "perplexity":
-            texts.append(position)
-        elif isinstance(folder, Path):
-            found[position] = result(folder)["finetune_accuracy"]
-    done = do([Task(_perplexity_again, wanted[position][2]) for position in texts])
-    for position, folder in zip(texts, done, strict=True):
-        found[position] = 1 / _perplexity(folder) if isinstance(folder, Path) else folder
-    return found
-
-
-def _measure_references(arms: Sequence[Arm], do: Map) -> None:
-    """The utility that the re-runs' is held against. Which fine-tuning it is of was chosen on dev."""
-    chosen = []
-    for arm in arms:
-        if arm.settings.utility == "perplexity":
-            arm.reference = arm.untampered
-        elif (best := arm.most_useful()) is not None:
-            chosen.append((arm, best))
-    found = do([Task(_evaluate_on, (best, arm.changes)) for arm, best in chosen])
-    for (arm, _), folder in zip(chosen, found, strict=True):
-        if isinstance(folder, Path):
-            arm.reference = result(folder)["finetune_accuracy"]
-
-
-def _evaluate_on(run: Stages, attack: Attacked, scored: Mapping[str, Any]) -> Path:
-    named = replace(attack, label=f"{attack.label}, on {run.recipe.evaluate.split}")
-    return named.evaluate(run, scored)
-
-
-def _outcome(found: Path | Exception) -> tuple[Path | None, str | None]:
-    """A stage's folder, or why there is none."""
-    return (found, None) if isinstance(found, Path) else (None, told(found))
-
-
-def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
-    """The scores after the attack; on the model of this defence aligned with the attack's seed, where one is named."""
-    return _realigned(run, attack, defense).evaluate(run)
-
-
-def _perplexity_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
-    return _realigned(run, attack, defense).perplexity(run)
-
-
-def _realigned(run: Stages, attack: Attacked, defense: str | None) -> Attacked:
-    if defense is None:
-        return attack
-    return replace(attack, immunized=varied(run, attack.changes).immunized(defense, attack.seed))
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """An attack with the rows of the second source and its scores on that source's prompts, or why there are none.
-
-    `attack` is "default" (what the trials start from) or "worst" (the worst case within the bound).
-    """
-
-    attack: str
-    evaluation: Path | None
-    error: str | None = None
-
-
-def attack_elsewhere(arms: Sequence[Arm], do: Map) -> dict[str, list[Elsewhere]]:
-    """Both attacks on each defence, on a second source where the recipe names one; no worst where there is none."""
-    wanted: list[tuple[Arm, str, Task]] = []
-    for arm in arms:
-        spec = arm.settings.second
-        if spec is None:
-            continue
-        worst = arm.worst(arm.settings.bound)
-        default = arm.base.model_copy(update={"eval_steps": (arm.base.total_steps,)})
-        trials = [
-            ("worst", arm.again(trial).settings) for trial in arm.trials if worst and trial.number == worst.number
-        ]
-        for attack, settings in [("default", default), *trials]:
-            changes = {**arm.changes, "data": second_data(arm.stages.recipe.data, spec)}
-            label = f"{arm.label}, {attack} attack on the second source"
-            task = Task(_evaluate, (Attacked(label, settings, arm.immunized, arm.seed, changes=changes),))
-            wanted.append((arm, attack, task))
-    found: dict[str, list[Elsewhere]] = {arm.label: [] for arm in arms}
-    for (arm, attack, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
-        found[arm.label].append(Elsewhere(attack, *_outcome(folder)))
-    return found
-
-
-def check_rows(stages: Stages) -> None:
-    """Are there as many rows as the attacker's trials may want?
-
-    Raises:
-        InputError: no.
-    """
-    recipe = stages.recipe
-    assert recipe.sweep is not None
-    attacker = recipe.sweep.attacker
-    base = recipe.attacks[recipe.sweep.base(recipe.attacks)]
-    have = {"harmful": len(stages.data.splits["attack"]), "benign": _benign_rows(stages)}
-    of = "the data"
-    if attacker.second is not None:
-        second = varied(stages, {"data": second_data(recipe.data, attacker.second)})
-        if len(second.data.splits["attack"]) < have["harmful"]:
-            have["harmful"], of = len(second.data.splits["attack"]), "sweep.attacker.second"
-    most = {key: attacker.budgeted[key].extremes()[-1] for key in ("n",) if key in attacker.budgeted}
-    for values in attacker.budgeted.samples():
-        attack = tuned_attack(base, values | most, attacker).attack
-        for kind, wanted in (("harmful", attack.n_harmful), ("benign", attack.n_benign)):
-            if wanted > have[kind]:
-                raise InputError(
-                    f"sweep.attacker: {attack.n} rows of {attack.name} at p {attack.p:g} need {wanted} {kind} rows; "
-                    f"{of if kind == 'harmful' else 'the data'} has {have[kind]}"
-                )
-    if not stages.data.task.splits["dev"]:
-        source = recipe.data.task.source
-        raise InputError(f"data.task.source: {source}: its dev split is empty; expected rows to choose by")
-    if attacker.utility == "accuracy" and stages.data.task.correct is None:
-        raise InputError("sweep.attacker.utility: is accuracy, and no rule scores the task; expected perplexity")
-    if attacker.utility == "perplexity" and recipe.properties.stability is None:
-        raise InputError("sweep.attacker.utility: is perplexity; expected the texts of properties.stability beside it")
-
-
-def _benign_rows(stages: Stages) -> int:
-    _, _, form = stages.base
-    return len(form.fitting(stages.data.task.splits["train"], stages.recipe.data.max_length))
-
-
-def _perplexity(folder: Path) -> float:
+def perplexity_at(folder: Path) -> float:
+    """The perplexity of the neutral texts that a stage has read."""
     return perplexity_of({row["id"]: (row["nats"], row["tokens"]) for row in read_jsonl(folder / "texts.jsonl")})
 
 

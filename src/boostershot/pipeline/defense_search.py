@@ -12,8 +12,8 @@ from boostershot.attacks.search import Search, Trial
 from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
 from boostershot.evaluation.worst_case import utility_loss
-from boostershot.pipeline.attack_search import TIE, Attacked, Map, on_dev, search_of
-from boostershot.pipeline.orders import Task
+from boostershot.pipeline.attack_search import TIE, Attacked, on_dev, search_of
+from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -38,6 +38,9 @@ class Task:
 
     work: Callable[..., Any]
     args: tuple[Any, ...] = ()
+
+
+Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boostershot.pipeline.attack_search import Arm, Map, attack_elsewhere, rerun_winners, search_attacks
+from boostershot.pipeline.attack_search import Arm, search_attacks
 from boostershot.pipeline.attack_stages import layers_of
 from boostershot.pipeline.defense_search import search_defenses
-from boostershot.pipeline.orders import Task
+from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import varied
+from boostershot.pipeline.reruns import attack_elsewhere, rerun_winners
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import told
 from boostershot.pipeline.sweep_results import Swept, assemble_sweep
+from boostershot.pipeline.sweep_rows import rows_there, tell_of_rows
 
 
 def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
@@ -34,6 +36,8 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
     defenses = {**recipe.defenses, **chosen}
     changes = {"defenses": defenses} if chosen else {}
     base = settings.base(recipe.attacks)
+    have = rows_there(stages, {}, do)
+    tell_of_rows(stages, recipe.attacks[base], settings.attacker, have)
     arms, broken, before = [], {}, {}
     found = do([Task(_before, (label, changes)) for label in defenses])
     for (label, described), evaluation in zip(defenses.items(), found, strict=True):
@@ -43,7 +47,7 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
         before[label] = evaluation
         immunized = varied(stages, changes).immunized(label, recipe.seeds[0])
         attack = recipe.attacks[base].against(described)
-        arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized))
+        arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized, have))
     search_attacks(arms, do)
     reruns = rerun_winners(arms, do)
     swept = Swept(arms, reruns, attack_elsewhere(arms, do), tuned, broken, before)

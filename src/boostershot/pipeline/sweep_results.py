@@ -13,9 +13,10 @@ from boostershot.attacks.search import Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
 from boostershot.evaluation.worst_case import ROUNDING, Tried, cost_to_break, curve, resolution, utility_loss
-from boostershot.pipeline.attack_search import Arm, Elsewhere, Rerun
+from boostershot.pipeline.attack_search import Arm
 from boostershot.pipeline.comparisons import by_common_prompt, difference
 from boostershot.pipeline.defense_search import Defended
+from boostershot.pipeline.reruns import Elsewhere, Rerun
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import read_verdicts, reference_label
 
@@ -110,6 +111,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "hyper_parameters": {key: value for key, value in described.items() if key != "method"},
         "stage": arm.immunized.name,
         "before": {key: result(before)[key] for key in ("harmful_score", "finetune_accuracy")} if before else None,
+        "rows": asdict(arm.have),
         "utility_best": best,
         "resolution": resolution(best, _rows_of_the_task(arm)) if settings.utility == "accuracy" else None,
         "honest": {"utility": arm.honest, "steps": honest.steps, "samples": honest.attack.n},
@@ -119,7 +121,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "worst": [{"epsilon": epsilon, **_found(arm.worst(epsilon), best)} for epsilon in bounds],
         "winner": _winner(arm, swept.reruns.get(arm.label, ())),
         "second": [
-            {"attack": one.attack, **_figures(one.evaluation)}
+            {"attack": one.attack, "samples": one.samples, **_figures(one.evaluation)}
             for one in swept.elsewhere.get(arm.label, ())
             if one.evaluation
         ],
