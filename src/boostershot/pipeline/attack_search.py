@@ -15,6 +15,7 @@ from boostershot.attacks.search import Search, Trial, limits
 from boostershot.config import AttackSettings, Recipe
 from boostershot.config.space import Space
 from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
+from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.properties.stability import perplexity_of
 from boostershot.evaluation.worst_case import Tried, utility_loss, within, worst_case
 from boostershot.models import Layer
@@ -238,7 +239,7 @@ def search_of(
     return Search(stages.store.root / STORAGE, f"{name} {key}", space, stages.recipe.seeds[0], generation, first)
 
 
-Proposed = tuple[Arm, int, Mapping[str, Any], Attacked]  # with the trial's number and values
+Proposed = tuple[Arm, int, Mapping[str, Any], Attacked | InputError]  # number, values; no attack takes all of them
 
 
 def search_attacks(arms: Sequence[Arm], do: Map) -> None:
@@ -250,10 +251,10 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
             settings, finished = arm.settings, arm.trials
             bars = limits(finished, settings.checkpoints, settings.generation)
             for number, values in enumerate(arm.search.propose(settings.trials), len(finished)):
-                proposed.append((arm, number, values, arm.tried(number, values, bars)))
+                proposed.append((arm, number, values, _put_together(arm, number, values, bars)))
         if not proposed:
             break
-        folders = do([Task(_attack, (attack,)) for *_, attack in proposed])
+        folders = _attacked(proposed, do)
         scored = _scored_in_search(proposed, folders, do)
         for arm in arms:
             arm.search.tell(
@@ -264,6 +265,21 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
                 ]
             )
     _score_finalists(arms, do)
+
+
+def _put_together(
+    arm: Arm, number: int, values: Mapping[str, Any], bars: Mapping[int, float | None]
+) -> Attacked | InputError:
+    try:
+        return arm.tried(number, values, bars)
+    except InputError as error:
+        return error
+
+
+def _attacked(proposed: Sequence[Proposed], do: Map) -> list[Path | Exception]:
+    """The stages of the attacks, or why there is none."""
+    found = iter(do([Task(_attack, (attack,)) for *_, attack in proposed if isinstance(attack, Attacked)]))
+    return [next(found) if isinstance(attack, Attacked) else StageFailed(str(attack)) for *_, attack in proposed]
 
 
 def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
@@ -331,14 +347,17 @@ def _trial(
     arm: Arm,
     number: int,
     values: Mapping[str, Any],
-    attack: Attacked,
+    attack: Attacked | InputError,
     folder: Path | Exception,
     score: Path | Exception | None,
 ) -> Trial:
     """What came of a trial, as the search keeps it."""
-    facts: dict[str, Any] = {"limits": {str(step): limit for step, limit in attack.limits.items()}}
+    facts: dict[str, Any] = {}
     error = next((one for one in (folder, score) if isinstance(one, Exception)), None)
-    if isinstance(folder, Path):
+    if isinstance(attack, Attacked):
+        facts = {"limits": {str(step): limit for step, limit in attack.limits.items()}}
+        facts |= {"planned": attack.settings.total_steps, "samples": attack.settings.attack.n}
+    if isinstance(attack, Attacked) and isinstance(folder, Path):
         losses = {int(step): _mean(at["held_out"]) for step, at in read_json(folder / "losses.json").items()}
         facts |= {"stage": folder.name, "harmful_loss": losses[max(losses)], "steps": max(losses)}
         course = {step: loss for step, loss in losses.items() if step in attack.limits}

@@ -52,8 +52,7 @@ class Defended:
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The defence with these hyper-parameters."""
-        known, where = self.whole.recipe.defenses[self.label], f"sweep.defender.spaces.{self.label}"
-        return tuned_defense(known, self.space.derived(values), where)
+        return _described(self.whole, self.label, self.space.derived(values))
 
     @property
     def chosen(self) -> Trial | None:
@@ -95,7 +94,7 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
         for one, number, values in proposed:
             for label in defender.attacks:
                 what = f"{one.label}, setting {number}, {label}"
-                tasks.append(Task(_dev_attack, (one.label, one.described(values), label, what)))
+                tasks.append(Task(_dev_attack, (one.label, one.space.derived(values), label, what)))
                 at.append((one.label, number))
         scores: dict[tuple[str, int], list[Path | Exception]] = {}
         for key, found in zip(at, do(tasks), strict=True):
@@ -109,9 +108,14 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
             one.search.tell(told_now)
 
 
-def _dev_attack(run: Stages, label: str, described: Mapping[str, Any], attack: str, what: str) -> Path:
+def _described(run: Stages, label: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return tuned_defense(run.recipe.defenses[label], values, f"sweep.defender.spaces.{label}")
+
+
+def _dev_attack(run: Stages, label: str, values: Mapping[str, Any], attack: str, what: str) -> Path:
     """The scores on dev prompts of a defence with these hyper-parameters after a dev attack."""
-    stages = varied(varied(run, on_dev(run.recipe)), {"defenses": {**run.recipe.defenses, label: dict(described)}})
+    described = _described(run, label, values)
+    stages = varied(varied(run, on_dev(run.recipe)), {"defenses": {**run.recipe.defenses, label: described}})
     settings, seed = stages.recipe.attacks[attack].against(described), run.recipe.seeds[0]
     last = settings.model_copy(update={"eval_steps": (settings.total_steps,)})
     return Attacked(what, last, stages.immunized(label, seed), seed).evaluate(stages)

@@ -140,14 +140,13 @@ def _rows_of_the_task(arm: Arm) -> int | None:
 
 
 def _trial(arm: Arm, trial: Trial, tried: Tried | None, best: float | None) -> dict[str, Any]:
-    attack = arm.again(trial).settings
     found = result(arm.evaluations[trial.number]) if trial.number in arm.evaluations else {}
     return {
         "trial": trial.number,
         "state": trial.state,
         "values": dict(trial.values),
-        "steps": attack.total_steps,
-        "samples": attack.attack.n,
+        "steps": trial.facts.get("planned"),
+        "samples": trial.facts.get("samples"),
         "steps_done": trial.facts.get("steps"),
         "harmful_loss": trial.facts.get("harmful_loss"),
         "harmful_score": found.get("harmful_score"),
