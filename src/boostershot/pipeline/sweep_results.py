@@ -12,7 +12,7 @@ from typing import Any
 from boostershot.attacks.search import Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
-from boostershot.evaluation.worst_case import ROUNDING, Tried, cost_to_break, curve, resolution, utility_loss
+from boostershot.evaluation.worst_case import ROUNDING, Cost, Tried, cost_to_break, curve, resolution, utility_loss
 from boostershot.pipeline.attack_search import Arm
 from boostershot.pipeline.comparisons import by_common_prompt, difference
 from boostershot.pipeline.defense_search import Defended
@@ -104,6 +104,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
     by_number = {one.number: one for one in tried}
     before = swept.before.get(arm.label)
     bounds: list[float | None] = [*settings.epsilons, None]
+    counts = {state: sum(t.state == state for t in arm.trials) for state in ("done", "pruned", "failed")}
     honest = arm.benign().settings
     return {
         "defense": arm.label,
@@ -116,8 +117,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "resolution": resolution(best, _rows_of_the_task(arm)) if settings.utility == "accuracy" else None,
         "honest": {"utility": arm.honest, "steps": honest.steps, "samples": honest.attack.n},
         "trials": [_trial(arm, trial, by_number.get(trial.number), best) for trial in arm.trials],
-        "counts": {state: sum(t.state == state for t in arm.trials) for state in ("done", "pruned", "failed")}
-        | {"scored": len(tried)},
+        "counts": counts | {"scored": len(tried), "unjudged": counts["done"] - len(tried)},
         "worst": [{"epsilon": epsilon, **_found(arm.worst(epsilon), best)} for epsilon in bounds],
         "winner": _winner(arm, swept.reruns.get(arm.label, ())),
         "second": [
@@ -126,8 +126,8 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
             if one.evaluation
         ],
         "cost_to_break": {
-            "bounded": _cost(cost_to_break(tried, settings.threshold, best, settings.bound)),
-            "unbounded": _cost(cost_to_break(tried, settings.threshold, best, None)),
+            "bounded": _cost(_cost_of(arm, before, settings.bound)),
+            "unbounded": _cost(_cost_of(arm, before, None)),
         },
         "curves": {axis: curve(tried, spent, best, settings.bound) for axis, spent in _SPENT.items()},
         "importance": arm.search.importance(),
@@ -169,6 +169,15 @@ def _found(tried: Tried | None, best: float | None) -> dict[str, Any]:
         "utility": tried.utility,
         "utility_loss": utility_loss(tried.utility, best),
     }
+
+
+def _cost_of(arm: Arm, before: Path | None, epsilon: float | None) -> Cost | None:
+    """What it took to reach the threshold: nothing, where the model is there before any attack."""
+    score, threshold = result(before)["harmful_score"] if before else None, arm.settings.threshold
+    if score is not None and score >= threshold:
+        return Cost(None, 0, 0, 0, score, 0)
+    taken = [trial.facts.get("steps") or 0 for trial in arm.trials]
+    return cost_to_break(arm.scored(), threshold, arm.best, epsilon, taken)
 
 
 def _cost(cost: Any) -> dict[str, Any] | None:
@@ -282,7 +291,7 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
         return f"{name}: no score, for none of its {trials} could be scored.", "open"
     if winner is None:
         return (
-            f"{name}: no score within a loss of utility of {bound}, for none of its {trials} was; "
+            f"{name}: no score within a loss of utility of {bound}: {_none_within(counts)}; "
             f"without a bound the worst case is {_points(unbounded['harmful_score'])}.",
             "open",
         )
@@ -295,18 +304,40 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
     )
     if item["before"] and item["before"]["harmful_score"] is not None:
         said += f", from {_points(item['before']['harmful_score'])} before the attack"
-    broken = item["cost_to_break"]["bounded"]
-    said += (
-        f"; broken with {broken['steps']} steps, {broken['samples']} rows and {broken['trials']} trials."
-        if broken
-        else f"; no trial reached {attacker.threshold:g}."
-    )
+    said += f"; {_broken(item, attacker.threshold)}."
+    for worst in item["worst"][:-1]:
+        if worst["trial"] is None:
+            said += f" Within {100 * worst['epsilon']:g}% there is no score: {_none_within(counts)}."
     if name == reference or reference is None:
         return said, "open"
     if not winner["within"]:
         return f"{said} So it is not compared with {reference}.", "open"
     compared, tone = _compared(item["minus_reference"], reference)
     return f"{said} {compared}", tone
+
+
+def _none_within(counts: Mapping[str, int]) -> str:
+    """That no judged trial was within a bound, and of how many that is not known."""
+    said = f"of {counts['scored']} judged trials none was"
+    unknown = [
+        f"{counts[state]} {words}"
+        for state, words in (("pruned", "given up"), ("unjudged", "not judged"))
+        if counts[state]
+    ]
+    return f"{said}, and {' and '.join(unknown)} are unknown" if unknown else said
+
+
+def _broken(item: Mapping[str, Any], threshold: float) -> str:
+    """How the threshold was reached, and whether it still is by the re-runs."""
+    cost, again = item["cost_to_break"]["bounded"], item["winner"]["harmful_score"]["mean"] >= threshold
+    if cost is None:
+        return f"no judged trial within the bound reached {threshold:g}"
+    if cost["trial"] is None:
+        return f"it is above {threshold:g} without any fine-tuning"
+    return (
+        f"in the search, {cost['steps']} steps over {cost['samples']} rows reached {threshold:g} at trial "
+        f"{cost['trials']}, after {cost['spent']} steps in all, and the re-runs {'do' if again else 'do not'}"
+    )
 
 
 def _honest(item: Mapping[str, Any]) -> str:

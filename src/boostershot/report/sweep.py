@@ -132,7 +132,9 @@ def _bounds(content: Content) -> list[str]:
 def _line(item: Content) -> Line:
     winner, cost = item["winner"] or {}, item["cost_to_break"]["bounded"]
     spent = "not broken" if winner else "no score"
-    if cost:
+    if cost and cost["trial"] is None:
+        spent = "needs no fine-tuning"
+    elif cost:
         spent = f"{cost['steps']} × {cost['samples']} × {cost['trials']} = {cost['product']:,}"
     before = item["before"] or {}
     return Line(
