@@ -7,9 +7,14 @@ from boostershot.config import load_recipe
 from boostershot.config.sweep import tuned_attack
 from boostershot.errors import InputError
 from boostershot.pipeline.grid import plan
+from boostershot.pipeline.progress import Reporter
+from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.store import Store
+from boostershot.pipeline.sweep_check import check_sweep
 from boostershot.pipeline.sweep_rows import Rows
 from made_lab import config_of, noise, swept
 
+BASE = "harmful-mix/continue"  # quickstart's attack
 BUDGET = {"trials": 40, "steps": 200, "samples": 300}  # of docs/sweep.md and of --help
 
 
@@ -94,7 +99,7 @@ def test_a_trial_has_no_more_rows_than_there_are(monkeypatch, tmp_path):
 
 
 def test_the_share_stays_where_rows_are_fewer():
-    settings = load_recipe("quickstart").attacks["harmful-mix/continue"]
+    settings = load_recipe("quickstart").attacks[BASE]
     mixed = settings.doing(HarmfulMix(p=0.5, n=300))
     cut = Rows(100, 1000).cut(mixed).attack
     assert (cut.p, cut.n_harmful) == (0.5, 100)
@@ -107,7 +112,7 @@ def test_the_share_stays_where_rows_are_fewer():
 def test_the_advertised_budget_finds_rows(space):
     """The harmful prompts of quickstart are fewer than the 300 rows that a trial may have."""
     recipe = load_recipe("quickstart", {"sweep.attacker": BUDGET | {"space": space}})
-    attacker, base = recipe.sweep.attacker, recipe.attacks["harmful-mix/continue"]
+    attacker, base = recipe.sweep.attacker, recipe.attacks[BASE]
     for values in attacker.budgeted.samples():
         cut = Rows(190, 2361).cut(tuned_attack(base, values, attacker))
         assert cut.attack.n_harmful <= 190 and cut.attack.p == tuned_attack(base, values, attacker).attack.p
@@ -142,7 +147,7 @@ def test_what_is_wrong_in_one_attack_fails_it_alone(monkeypatch, tmp_path):
 
 
 def test_trials_that_were_not_judged_are_unknown_and_not_outside_the_bound(monkeypatch, tmp_path):
-    """The finalist loses 15% of the accuracy: inside the bound, outside a tighter one, of which no other trial is known."""
+    """The finalist loses 15% of the accuracy: inside the bound, and of a tighter one no other trial is known."""
 
     def outcome(asked):
         honest = asked.attack is None or asked.attack["method"] == "benign-only"
@@ -174,3 +179,62 @@ def test_a_model_above_the_threshold_needs_no_fine_tuning(monkeypatch, tmp_path)
         "trial": None, "trials": 0, "steps": 0, "samples": 0, "harmful_score": 70, "spent": 0, "product": 0,
     }  # fmt: skip
     assert "above 50 without any fine-tuning" in item["verdict"]
+
+
+def test_finalists_are_judged_up_to_the_first_within_the_bound(monkeypatch, tmp_path):
+    """The lower the loss, the more of the accuracy is gone: only the third is inside, and no further one is judged."""
+
+    def outcome(asked):
+        return 60.0, 20 + 20 * (3 - 100 * rate(asked)) if rate(asked) else 80.0, 3 - 100 * rate(asked)
+
+    space = {"lr": [0.001, 0.005, 0.008, 0.01]}
+    attacker = {"finalists": 1, "trials": 16, "give_up": [], "space": space}
+    (item,) = swept(monkeypatch, tmp_path, outcome, attacker)["defenses"]
+    done = sorted(item["trials"], key=lambda trial: (trial["harmful_loss"], trial["trial"]))
+    inside = [trial["values"]["lr"] < 0.005 for trial in done]
+    assert 0 < inside.index(True) < len(done) - 1
+    assert [trial["harmful_score"] is not None for trial in done] == [n <= inside.index(True) for n in range(16)]
+
+
+def test_an_honest_user_who_fails_is_told_of(monkeypatch, tmp_path):
+    def outcome(asked):
+        if asked.attack and asked.attack["method"] == "benign-only":
+            raise RuntimeError("no such luck")
+        return usual(asked)
+
+    content = swept(monkeypatch, tmp_path, outcome, {})
+    assert content["failed"] == [{"defense": "sft", "error": "benign rows only: no such luck"}]
+
+
+def test_a_sweep_of_failures_alone_is_one(monkeypatch, tmp_path):
+    def outcome(asked):
+        if asked.attack and asked.attack["method"] != "benign-only":
+            raise RuntimeError("the loss is nan")
+        return usual(asked)
+
+    content = swept(monkeypatch, tmp_path, outcome, {})
+    assert content["failed"] == [{"defense": "sft", "error": "all 4 trials failed, the first: the loss is nan"}]
+
+
+def test_a_defender_whose_settings_all_fail_is_told_of(monkeypatch, tmp_path):
+    def outcome(asked):
+        if asked.split == "dev" and asked.attack["n"] == 160:  # the defender's, not the attacker's
+            raise RuntimeError("the loss is nan")
+        return usual(asked)
+
+    booster = {"booster": {"method": "booster", "lam": 5, "alpha": 0.1}}
+    defender = {"trials": 2, "spaces": {"booster": {"lam": [1, 5]}}, "attacks": [BASE]}
+    content = swept(monkeypatch, tmp_path, outcome, {"samples": 100}, defenses=booster, sweep__defender=defender)
+    assert content["failed"] == [{"defense": "booster", "error": "all 2 trials failed, the first: the loss is nan"}]
+    assert content["defender"]["booster"]["chosen"] is None
+    assert content["defenses"][0]["hyper_parameters"]["lam"] == 5
+
+
+def test_a_defence_that_dev_steers_is_checked_before_its_defender_begins(tmp_path):
+    """With all dev prompts scored none is left to steer by."""
+    steered = {"booster": {"schedule": [{"target_reduction": 0.1}]}}
+    changes = {"sweep.attacker": BUDGET, "evaluate.n_harmful": 154}  # all that there are
+    changes["sweep.defender"] = {"trials": 1, "spaces": steered, "attacks": [BASE]}
+    recipe = load_recipe("quickstart", changes)
+    with pytest.raises(InputError, match="none is left to steer a schedule by"):
+        check_sweep(Stages(recipe, Store(tmp_path), Reporter(quiet=True)))

@@ -112,6 +112,7 @@ class Arm:
     reference: float | None = None
     evaluations: dict[int, Path] = field(default_factory=dict)  # trial -> its scores
     failed: dict[int, str] = field(default_factory=dict)  # trial -> why it could not be scored
+    unmeasured: str | None = None  # why the utility that the bound is relative to is not known
 
     @property
     def stages(self) -> Stages:
@@ -288,11 +289,15 @@ def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
     for arm, found in zip(accuracy, do([Task(evaluate_attacked, (arm.benign(),)) for arm in accuracy]), strict=True):
         if isinstance(found, Path):
             arm.honest = result(found)["finetune_accuracy"]
-    for arm in arms:
-        if arm.settings.utility == "perplexity":
-            layers = layers_of(arm.immunized, None, 0, "continue")
-            folder = PropertyStages(arm.stages).perplexity(arm.immunized, layers, f"{arm.label}, before the attack")
-            arm.untampered = 1 / perplexity_at(folder)
+        else:
+            arm.unmeasured = f"benign rows only: {told(found)}"
+    texts = [arm for arm in arms if arm.settings.utility == "perplexity"]
+    tasks = [Task(_perplexity_before, (arm.label, arm.immunized, arm.changes)) for arm in texts]
+    for arm, found in zip(texts, do(tasks), strict=True):
+        if isinstance(found, Path):
+            arm.untampered = 1 / perplexity_at(found)
+        else:
+            arm.unmeasured = f"the perplexity before the attack: {told(found)}"
 
 
 def _scored_in_search(
@@ -337,6 +342,11 @@ def _attack(run: Stages, attack: Attacked) -> Path:
 def evaluate_attacked(run: Stages, attack: Attacked) -> Path:
     """The task of an attack's scores."""
     return attack.evaluate(run)
+
+
+def _perplexity_before(run: Stages, label: str, immunized: Path, changes: Mapping[str, Any]) -> Path:
+    layers = layers_of(immunized, None, 0, "continue")
+    return PropertyStages(varied(run, changes)).perplexity(immunized, layers, f"{label}, before the attack")
 
 
 def _perplexity_after(run: Stages, attack: Attacked) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from boostershot.config import build_defense
+from boostershot.config.sweep import tuned_defense
 from boostershot.errors import InputError
+from boostershot.pipeline.attack_search import on_dev
 from boostershot.pipeline.property_stages import second_data, varied
 from boostershot.pipeline.stages import Stages
 
@@ -16,6 +19,12 @@ def check_sweep(stages: Stages) -> None:
     recipe = stages.recipe
     assert recipe.sweep is not None
     attacker = recipe.sweep.attacker
+    defender = recipe.sweep.defender
+    for label in defender.spaces if defender else ():
+        for values in defender.space(label).samples() if defender else ():
+            described = tuned_defense(recipe.defenses[label], values, f"sweep.defender.spaces.{label}")
+            if "dev" in build_defense(described, f"defenses.{label}").needs():
+                _ = varied(stages, on_dev(recipe)).data.steering
     if attacker.second is not None:
         base = recipe.sweep.base(recipe.attacks)
         wanted = recipe.attacks[base].attack.n_harmful

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boostershot.attacks.search import Trial
+from boostershot.attacks.search import Search, Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
 from boostershot.evaluation.worst_case import ROUNDING, Cost, Tried, cost_to_break, curve, resolution, utility_loss
@@ -81,21 +81,31 @@ def assemble_sweep(
         "task": stages.recipe.data.task.source if stages else None,
         "defender": {label: _defended(one) for label, one in swept.tuned.items()},
         "defenses": items,
-        "failed": [{"defense": label, "error": error} for label, error in swept.broken.items()]
-        + [
-            {"defense": label, "error": f"seed {one.seed}: {one.error}"}
-            for label, runs in swept.reruns.items()
-            for one in runs
-            if one.error
-        ]
-        + [
-            {"defense": label, "error": f"{one.attack} attack on the second source: {one.error}"}
-            for label, attacks in swept.elsewhere.items()
-            for one in attacks
-            if one.error
-        ],
+        "failed": [{"defense": label, "error": error} for label, error in _failures(swept)],
     }
     return json.loads(json.dumps(content, allow_nan=False))  # as a reader of the file sees it
+
+
+def _failures(swept: Swept) -> Iterator[tuple[str, str]]:
+    """What failed as a whole: defence and why."""
+    yield from swept.broken.items()
+    for label, tuned in swept.tuned.items():
+        yield from ((label, error) for error in _all_failed(tuned.search))
+    for arm in swept.arms:
+        if arm.unmeasured:
+            yield arm.label, arm.unmeasured
+        yield from ((arm.label, error) for error in _all_failed(arm.search))
+    for label, runs in swept.reruns.items():
+        yield from ((label, f"seed {one.seed}: {one.error}") for one in runs if one.error)
+    for label, attacks in swept.elsewhere.items():
+        yield from ((label, f"{one.attack} attack on the second source: {one.error}") for one in attacks if one.error)
+
+
+def _all_failed(search: Search) -> list[str]:
+    """That a search has nothing but failures, in a sentence; nothing where it has more."""
+    if any(trial.state != "failed" for trial in search.finished):
+        return []
+    return [f"all {len(search.finished)} trials failed, the first: {search.finished[0].facts['error']}"]
 
 
 def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,11 +329,8 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
 def _none_within(counts: Mapping[str, int]) -> str:
     """That no judged trial was within a bound, and of how many that is not known."""
     said = f"of {counts['scored']} judged trials none was"
-    unknown = [
-        f"{counts[state]} {words}"
-        for state, words in (("pruned", "given up"), ("unjudged", "not judged"))
-        if counts[state]
-    ]
+    names = {"pruned": "given up", "unjudged": "not judged"}
+    unknown = [f"{counts[state]} {words}" for state, words in names.items() if counts[state]]
     return f"{said}, and {' and '.join(unknown)} are unknown" if unknown else said
 
 
