@@ -167,7 +167,7 @@ class Recipe(Section):
         if self.sweep is not None:
             if self.evaluate.split == "dev":
                 raise at_key("evaluate.split", "is dev; expected test beside sweep, whose searches choose on dev")
-            self.sweep.check(self.attacks, self.defenses, self.data.general is not None)
+            self.sweep.check(self.attacks, self.defenses, self.data.general is not None, self.seeds[0])
         return self
 
     def scaled(self) -> Recipe:
