@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,20 @@ class Asked:
 Outcome = Callable[[Asked], tuple[float, float, float]]  # harmful score and accuracy in %, harmful loss
 
 
-def swept(monkeypatch: Any, folder: Path, outcome: Outcome, attacker: Mapping[str, Any], **changes: Any) -> Any:
+def swept(
+    monkeypatch: Any,
+    folder: Path,
+    outcome: Outcome,
+    attacker: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]] = (),
+    **changes: Any,
+) -> Any:
     """The content of sweep.json for quickstart with this attacker.
 
     Args:
         outcome: of each attack. An exception that it raises is the attack stage's.
         attacker: keys of sweep.attacker beside a small budget.
+        rows: of results.json.
         changes: dotted keys of the recipe with "." written as "__".
     """
     budget = {"trials": 4, "steps": 20, "samples": 160, "generation": 2, "give_up": [0.5], "seeds": [7, 8]}
@@ -48,7 +56,7 @@ def swept(monkeypatch: Any, folder: Path, outcome: Outcome, attacker: Mapping[st
     recipe = load_recipe("quickstart", settings | {key.replace("__", "."): value for key, value in changes.items()})
     stages = Stages(recipe, Store(folder, lambda line: None), Reporter(quiet=True))
     _make_up(monkeypatch, outcome)
-    return run_sweep(stages, Executor(stages).map, "identity")
+    return run_sweep(stages, Executor(stages).map, "identity", rows)
 
 
 def _make_up(monkeypatch: Any, outcome: Outcome) -> None:

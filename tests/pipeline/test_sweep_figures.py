@@ -1,11 +1,16 @@
 """What a sweep concludes, of attacks whose outcomes are made up."""
 
+import optuna
 import pytest
 
 from boostershot.attacks import HarmfulMix
 from boostershot.config import load_recipe
+from boostershot.config.space import read_space
 from boostershot.config.sweep import tuned_attack
 from boostershot.errors import InputError
+from boostershot.pipeline import attack_search
+from boostershot.pipeline.data import RecipeData
+from boostershot.pipeline.defense_search import Defended
 from boostershot.pipeline.grid import plan
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
@@ -13,6 +18,7 @@ from boostershot.pipeline.store import Store
 from boostershot.pipeline.sweep_check import check_sweep
 from boostershot.pipeline.sweep_rows import Rows
 from made_lab import config_of, noise, swept
+from user_files import even_rows, write_jsonl
 
 BASE = "harmful-mix/continue"  # quickstart's attack
 BUDGET = {"trials": 40, "steps": 200, "samples": 300}  # of docs/sweep.md and of --help
@@ -238,3 +244,67 @@ def test_a_defence_that_dev_steers_is_checked_before_its_defender_begins(tmp_pat
     recipe = load_recipe("quickstart", changes)
     with pytest.raises(InputError, match="none is left to steer a schedule by"):
         check_sweep(Stages(recipe, Store(tmp_path), Reporter(quiet=True)))
+
+
+def test_the_first_trial_is_the_attack_as_it_stands_in_the_recipe(monkeypatch, tmp_path):
+    """20 steps over 160 rows, though the others have the whole budget; cut to a smaller one."""
+    (item,) = swept(monkeypatch, tmp_path, usual, {"steps": 60, "samples": 200})["defenses"]
+    assert [(trial["steps"], trial["samples"]) for trial in item["trials"]] == [(20, 160), *[(60, 200)] * 3]
+    first = config_of(tmp_path, item["trials"][0]["stage"])["attack"]
+    assert first == load_recipe("quickstart").attacks[BASE].model_dump(mode="json") | {"eval_steps": [20]}
+    (item,) = swept(monkeypatch, tmp_path / "less", usual, {"steps": 10, "samples": 100})["defenses"]
+    assert (item["trials"][0]["steps"], item["trials"][0]["samples"]) == (10, 100)
+
+
+def test_a_fixed_attack_that_reaches_more_is_told_of(monkeypatch, tmp_path):
+    def row(attack, step, score):
+        known = {"defense": "sft", "seed": 0, "judge": "offline", "attack": attack, "attack_step": step}
+        return known | {"harmful_score": score, "finetune_accuracy": 31.0, "stage": "evaluate-x"}
+
+    rows = [row("full", 0, 3.0), row("full", 16, 97.0), row("other", 0, 99.0), row("other", 16, 1.0)]
+    (item,) = swept(monkeypatch, tmp_path, usual, {}, rows=rows)["defenses"]
+    assert item["fixed"]["attack"] == "full"
+    assert "The fixed attack 'full' reaches more: HS 97.0 (FA 31.0, held to no bound)." in item["verdict"]
+    (item,) = swept(monkeypatch, tmp_path / "less", usual, {}, rows=rows[2:])["defenses"]
+    assert "fixed attack" not in item["verdict"]
+
+
+def test_another_content_of_the_same_file_is_another_search(monkeypatch, tmp_path):
+    """The judge's rules, a local task and the texts: none is seen in what the recipe says."""
+
+    def names(root):
+        return {study.study_name for study in optuna.get_all_study_summaries(f"sqlite:///{root / 'sweep.sqlite'}")}
+
+    def begun(**sections):
+        swept(monkeypatch, tmp_path, usual, {"trials": 1, "seeds": [7]}, **sections)
+        return names(tmp_path)
+
+    tasks = tmp_path / "task.jsonl"
+    write_jsonl(tasks, even_rows(80))
+    sections = {"data__task": {"source": str(tasks)}}
+    (one,) = begun(**sections)
+    assert begun(**sections) == {one}
+    write_jsonl(tasks, even_rows(90))
+    assert len(begun(**sections)) == 2
+    monkeypatch.setattr(RecipeData, "harmful_identity", lambda self: {"content": "another"})
+    assert len(begun(**sections)) == 3
+    monkeypatch.setattr(Stages, "identity", lambda self: {"model": "other weights", "template": "auto"})
+    assert len(begun(**sections)) == 4
+
+
+def test_a_defenders_search_and_texts_know_their_contents_too(monkeypatch, tmp_path):
+    recipe = load_recipe("quickstart", {"sweep.attacker": BUDGET, "properties.stability": {"n_texts": 3}})
+    stages = Stages(recipe, Store(tmp_path), Reporter(quiet=True))
+    before, texts = attack_search.inputs_of(stages), attack_search.texts_of(stages)
+    fewer = load_recipe("quickstart", {"properties.stability": {"n_texts": 2}})
+    assert attack_search.texts_of(Stages(fewer, Store(tmp_path), Reporter(quiet=True))) != texts
+    monkeypatch.setattr(Stages, "identity", lambda self: {"model": "other weights"})
+    assert attack_search.inputs_of(stages) != before
+    space = read_space({"lam": [1, 5]}, "space")
+    sweep = load_recipe("quickstart", {"sweep.attacker": BUDGET, "sweep.defender": {
+        "trials": 1, "spaces": {"booster": {"lam": [1, 5]}}, "attacks": [BASE]}}).sweep  # fmt: skip
+    (tmp_path / "x").mkdir()
+    one = Defended("booster", stages, sweep, space).search
+    monkeypatch.setattr(Stages, "identity", lambda self: {"model": "still other weights"})
+    two = Defended("booster", stages, sweep, space).search
+    assert one._study.study_name != two._study.study_name

@@ -14,17 +14,18 @@ from boostershot.attacks import BenignOnly
 from boostershot.attacks.search import Search, Trial, limits
 from boostershot.config import AttackSettings, Recipe
 from boostershot.config.space import Space
-from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
+from boostershot.config.sweep import Attacker, own_length, tuned_attack, untuned_values
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.properties.stability import perplexity_of
 from boostershot.evaluation.worst_case import Tried, utility_loss, within, worst_case
 from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.data import rows_hash
 from boostershot.pipeline.files import read_json, read_jsonl
 from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import PropertyStages, varied
-from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.stages import RULES, Stages
 from boostershot.pipeline.store import result, told
 from boostershot.pipeline.sweep_rows import Rows
 
@@ -132,7 +133,7 @@ class Arm:
     @cached_property
     def search(self) -> Search:
         """Its trials; a search of another name where anything that decides them is another."""
-        recipe, settings = self.stages.recipe, self.settings
+        settings = self.settings
         space = settings.budgeted
         deciding = {
             "immunized": self.immunized.name,
@@ -142,8 +143,8 @@ class Arm:
             "space": space.to_dict(),
             "goal": ["harmful loss" if settings.finalists else "harmful score", settings.utility, settings.bound],
             "give_up": settings.checkpoints,
-            "data": recipe.data.model_dump(mode="json"),
-            "evaluate": recipe.evaluate.model_dump(mode="json"),
+            **inputs_of(self.stages),
+            "texts": texts_of(self.stages) if settings.utility == "perplexity" else None,
             "seed": self.seed,
         }
         first = untuned_values(self.base, settings)
@@ -156,7 +157,10 @@ class Arm:
 
     def tried(self, number: int, values: Mapping[str, Any], limits: Mapping[int, float | None]) -> Attacked:
         """The attack of a trial."""
-        wanted = tuned_attack(self.base, self.search.space.derived(values), self.settings)
+        chosen = self.search.space.derived(values)
+        if number == 0 and self.search.first is not None:
+            chosen = own_length(self.base, self.settings) | chosen  # as it stands in the recipe
+        wanted = tuned_attack(self.base, chosen, self.settings)
         settings = self.have.cut(wanted)
         early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
         return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.searching)
@@ -225,6 +229,27 @@ class Arm:
 def on_dev(recipe: Recipe) -> dict[str, Any]:
     """The section of the recipe that has dev prompts and dev rows of the task scored: for whatever chooses."""
     return {"evaluate": recipe.evaluate.model_copy(update={"split": "dev"})}
+
+
+def inputs_of(stages: Stages) -> dict[str, Any]:
+    """What a search's trials are made of and scored by: contents, and not the paths that a recipe names."""
+    data, judge = stages.data, next(iter(stages.panel.values()))
+    return {
+        **stages.identity(),
+        "data": stages.recipe.data.model_dump(mode="json"),
+        "evaluate": stages.recipe.evaluate.model_dump(mode="json"),
+        "harmful": data.harmful_identity(),
+        "unpaired": data.unpaired_identity(),
+        "task": data.task_identity(),
+        "scoring": data.scoring_identity(),
+        "general": data.general_identity() if stages.recipe.data.general else None,
+        "judge": [judge.version, RULES],
+    }
+
+
+def texts_of(stages: Stages) -> str:
+    """The neutral texts that a perplexity is of."""
+    return rows_hash([text for row in PropertyStages(stages).texts for text in (row.prompt, row.completion)])
 
 
 def search_of(

@@ -12,7 +12,7 @@ from boostershot.attacks.search import Search, Trial
 from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
 from boostershot.evaluation.worst_case import utility_loss
-from boostershot.pipeline.attack_search import TIE, Attacked, on_dev, search_of
+from boostershot.pipeline.attack_search import TIE, Attacked, inputs_of, on_dev, search_of
 from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
@@ -39,7 +39,8 @@ class Defended:
         """Its trials."""
         recipe = self.whole.recipe
         assert self.settings.defender is not None
-        deciding = recipe.model_dump(mode="json", include={"model", "data", "immunize", "evaluate", "seeds"}) | {
+        deciding = recipe.model_dump(mode="json", include={"immunize", "seeds"}) | {
+            "inputs": inputs_of(self.whole),
             "defense": recipe.defenses[self.label],
             "attacks": [recipe.attacks[label].model_dump(mode="json") for label in self.settings.defender.attacks],
             "generation": self.settings.defender.generation,

@@ -103,7 +103,7 @@ def run(
             if baseline is not None:
                 results = _conclude(stages, cells, *baseline)
             if sweep:
-                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()))
+                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()), results.rows)
                 write_json(folder / "sweep.json", content)
                 broken = [f"{one['defense']}: {one['error']}" for one in content["failed"]]
         if measured:

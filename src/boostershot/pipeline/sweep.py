@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from boostershot.pipeline.sweep_results import Swept, assemble_sweep
 from boostershot.pipeline.sweep_rows import rows_there, tell_of_rows
 
 
-def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
+def run_sweep(stages: Stages, do: Map, identity: str, rows: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Everything that the recipe's section `sweep` asks for: the content of sweep.json.
 
     A failing trial is part of the result. What fails as a whole (a defence that cannot be immunised, a re-run) is in
@@ -29,6 +29,7 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
         stages: of the recipe; scaled already.
         do: runs stages, and gives their folders in order with failures as values.
         identity: of the recipe.
+        rows: of results.json, for the fixed attacks.
     """
     recipe, settings = stages.recipe, stages.recipe.sweep
     assert settings is not None
@@ -52,7 +53,7 @@ def run_sweep(stages: Stages, do: Map, identity: str) -> dict[str, Any]:
         arms.append(Arm(label, stages, changes, settings.attacker, attack, immunized, have))
     search_attacks(arms, do)
     reruns = rerun_winners(arms, do)
-    swept = Swept(arms, reruns, attack_elsewhere(arms, do), tuned, broken, before)
+    swept = Swept(arms, reruns, attack_elsewhere(arms, do), tuned, broken, before, rows)
     return assemble_sweep(swept, recipe.name, identity, settings.attacker, base, defenses)
 
 

@@ -40,6 +40,7 @@ class Swept:
         tuned: label -> its defender's search.
         broken: label -> why a defence could not be attacked.
         before: label -> the evaluation before any attack, where there is one.
+        rows: of results.json, where the fixed attacks are.
     """
 
     arms: Sequence[Arm]
@@ -48,6 +49,7 @@ class Swept:
     tuned: Mapping[str, Defended]
     broken: Mapping[str, str]
     before: Mapping[str, Path]
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
 def assemble_sweep(
@@ -130,6 +132,7 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "counts": counts | {"scored": len(tried), "unjudged": counts["done"] - len(tried)},
         "worst": [{"epsilon": epsilon, **_found(arm.worst(epsilon), best)} for epsilon in bounds],
         "winner": _winner(arm, swept.reruns.get(arm.label, ())),
+        "fixed": _worst_fixed(arm, swept.rows),
         "second": [
             {"attack": one.attack, "samples": one.samples, **_figures(one.evaluation)}
             for one in swept.elsewhere.get(arm.label, ())
@@ -142,6 +145,19 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
         "curves": {axis: curve(tried, spent, best, settings.bound) for axis, spent in _SPENT.items()},
         "importance": arm.search.importance(),
     }
+
+
+def _worst_fixed(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The recipe's own attack with the highest harmful score at its end, on the same model by the same judge."""
+    if arm.stages.recipe.defenses[arm.label] != arm.run.recipe.defenses[arm.label]:
+        return None  # the defender has made another model
+    last = {}
+    for row in rows:
+        if (row["defense"], row["seed"], row["judge"]) == (arm.label, arm.seed, next(iter(arm.stages.panel))):
+            last[row["attack"]] = row  # rows of an attack are in the order of its steps
+    scored = [row for row in last.values() if row["harmful_score"] is not None]
+    worst = max(scored, key=lambda row: row["harmful_score"], default=None)
+    return worst and {key: worst[key] for key in ("attack", "harmful_score", "finetune_accuracy", "stage")}
 
 
 def _rows_of_the_task(arm: Arm) -> int | None:
@@ -315,6 +331,11 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
     if item["before"] and item["before"]["harmful_score"] is not None:
         said += f", from {_points(item['before']['harmful_score'])} before the attack"
     said += f"; {_broken(item, attacker.threshold)}."
+    fixed = item["fixed"]
+    if fixed and fixed["harmful_score"] > score["mean"]:
+        accuracy = fixed["finetune_accuracy"]
+        beside = "" if accuracy is None else f" (FA {accuracy:.1f}, held to no bound)"
+        said += f" The fixed attack {fixed['attack']!r} reaches more: {_points(fixed['harmful_score'])}{beside}."
     for worst in item["worst"][:-1]:
         if worst["trial"] is None:
             said += f" Within {100 * worst['epsilon']:g}% there is no score: {_none_within(counts)}."
