@@ -58,7 +58,7 @@ def made_sweep(folder):
     }
     setting = {"trial": 0, "values": {"lam": 7.5}, "harmful_score": 40.0, "finetune_accuracy": 88.0}
     content = {
-        "schema": 1,
+        "schema": 2,
         "recipe": "example",
         "identity": recipe_hash(recipe),
         "attacker": {"trials": 3, "steps": 30, "samples": 160, "generation": 4, "finalists": 2, "threshold": 50.0}
@@ -99,10 +99,10 @@ def test_a_run_without_a_sweep_has_no_section(small_run):
     assert "#sweep" not in page
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema": 1}', "other"])
+@pytest.mark.parametrize("content", ["{", '{"schema": 2}', "other", "earlier"])
 def test_a_sweep_that_is_not_of_this_run_is_left_out_and_that_is_said(small_run, content):
-    made = made_sweep(small_run) | {"identity": "of another recipe"}
-    (small_run / "sweep.json").write_text(json.dumps(made) if content == "other" else content)
+    made = made_sweep(small_run) | ({"schema": 1} if content == "earlier" else {"identity": "of another recipe"})
+    (small_run / "sweep.json").write_text(json.dumps(made) if content in ("other", "earlier") else content)
     page = write_report(small_run).read_text()
     assert 'id="sweep"' not in page
     assert "sweep" in page

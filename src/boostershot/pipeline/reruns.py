@@ -134,7 +134,7 @@ def attack_elsewhere(arms: Sequence[Arm], do: Map) -> dict[str, list[Elsewhere]]
             for trial in arm.trials
             if worst and trial.number == worst.number
         ]
-        for attack, settings in [("default", default), *trials]:
+        for attack, settings in [("default", have.cut(default)), *trials]:
             label = f"{arm.label}, {attack} attack on the second source"
             wanted.append((arm, attack, Attacked(label, settings, arm.immunized, arm.seed, changes=changes)))
     found: dict[str, list[Elsewhere]] = {arm.label: [] for arm in arms}

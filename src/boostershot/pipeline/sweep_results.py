@@ -20,7 +20,7 @@ from boostershot.pipeline.reruns import Elsewhere, Rerun
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import read_verdicts, reference_label
 
-SCHEMA = 1
+SCHEMA = 2
 _SHOWN = 0.05  # the family-wise error rate at which a difference counts as shown
 _SPENT: Mapping[str, Callable[[Tried], int]] = {
     "trials": lambda one: one.number + 1,
