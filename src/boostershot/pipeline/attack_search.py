@@ -275,7 +275,8 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
         proposed: list[Proposed] = []
         for arm in arms:
             settings, finished = arm.settings, arm.trials
-            bars = limits(finished, settings.checkpoints, settings.generation)
+            # Half a generation: the first trial may be too short to be compared, and others may fail.
+            bars = limits(finished, settings.checkpoints, (settings.generation + 1) // 2)
             for number, values in enumerate(arm.search.propose(settings.trials), len(finished)):
                 proposed.append((arm, number, values, _put_together(arm, number, values, bars)))
         if not proposed:
