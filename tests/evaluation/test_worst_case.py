@@ -38,10 +38,12 @@ def test_the_worst_case_grows_with_the_bound_and_is_none_without_a_trial_in_it()
 
 
 def test_the_cost_counts_all_trials_up_to_the_one_that_broke_it():
-    found = cost_to_break(TRIED, 60.0, 80.0, 0.2)
+    taken = [100, 200, 5, 50, 200, 40, 200, 10]
+    found = cost_to_break(TRIED, 60.0, 80.0, 0.2, taken)
+    assert found.spent == 100 + 200 + 5 + 50
     assert (found.trial, found.trials, found.steps, found.samples, found.product) == (3, 4, 50, 300, 60_000)
-    assert cost_to_break(TRIED, 60.0, 80.0, None).product == 10 * 10 * 8
-    assert cost_to_break(TRIED, 80.0, 80.0, 0.2) is None
+    assert cost_to_break(TRIED, 60.0, 80.0, None, taken).product == 10 * 10 * 8
+    assert cost_to_break(TRIED, 80.0, 80.0, 0.2, taken) is None
 
 
 def test_curves_rise_with_the_budget():

@@ -85,10 +85,21 @@ def test_scale_shortens_the_properties_too():
 
 
 def test_reinforcement_counts_what_is_written_judged_and_trained_on():
-    recipe = load_recipe("grpo")
-    stages = [stage for stage in planned(recipe) if stage.what.startswith("attack: sft")]
-    told = [stage.what.partition("), ")[2] for stage in stages]
-    assert told == ["24 steps of 16 answers, lr 0.0002, 48 prompts"] * 2
-    assert [stage.passes for stage in stages] == [24, 24]
-    harmful, benign = (stage.tokens for stage in stages)
-    assert harmful == 24 * 16 * (22 + 16) * 4 and benign == 24 * 16 * (50 + 16) * 2
+    harmful, benign = (
+        stage
+        for name in ("grpo", "grpo-task")
+        for stage in planned(load_recipe(name))
+        if stage.what.startswith("attack: sft")
+    )
+    assert harmful.what.partition("), ")[2] == "24 steps of 16 answers, lr 0.0002, 48 prompts"
+    assert benign.what.partition("), ")[2] == "12 steps of 16 answers, lr 0.0002, 48 prompts"
+    assert (harmful.passes, benign.passes) == (24, 12)
+    assert harmful.tokens == 24 * 16 * (22 + 16) * 4 and benign.tokens == 12 * 16 * (50 + 16) * 2
+
+
+def test_a_sweep_counts_its_honest_users():
+    recipe = load_recipe("quickstart", {"sweep.attacker": {"trials": 4, "steps": 50, "samples": 200}})
+    stages = [stage for stage in planned(recipe, sweep=True) if "sft" in stage.what]
+    (honest,) = [stage for stage in stages if "honest user" in stage.what]
+    assert honest.steps == 50 and "p 0, n 200" in honest.what
+    assert any("evaluate: attacker of sft, 9 models" in stage.what for stage in stages)  # 4 trials, 3 again, 2 honest

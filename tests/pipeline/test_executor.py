@@ -22,6 +22,7 @@ from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline import store as stores
 from boostershot.pipeline.executor import Executor, opened
 from boostershot.pipeline.local_workers import LocalWorkers
+from boostershot.pipeline.locks import Unusable
 from boostershot.pipeline.orders import Task
 from boostershot.pipeline.progress import Reporter
 from boostershot.pipeline.stages import Stages
@@ -117,6 +118,15 @@ def fails(stages, how):
         raise how("made to fail")
 
     return stage(stages, "fails", work)
+
+
+def held(stages):
+    """Its folder is another process's, as it says."""
+    folder = stages.store.folder("held", {}, [])
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = {"pid": 1, "host": "elsewhere", "started": None}
+    (folder / "lock").write_text(json.dumps(owner))
+    return stages.store.run("held", {}, [], lambda folder: None)
 
 
 def dies(stages, name, times):
@@ -225,6 +235,15 @@ def test_results_come_in_order_failures_are_values_and_shared_stages_are_done_on
 def test_with_no_workers_the_same(folder, tmp_path):
     with opened(stages_in(folder, tmp_path)) as executor:
         test_results_come_in_order_failures_are_values_and_shared_stages_are_done_once(executor)
+
+
+def test_wrong_input_fails_a_task_that_spares_the_run(executor, folder, tmp_path):
+    for one in (executor, Executor(stages_in(folder, tmp_path / "alone"))):
+        failed, went_on = one.map([Task(fails, (InputError,), spares=True), Task(text, ("a", "on"), spares=True)])
+        assert isinstance(failed, StageFailed) and str(failed) == "made to fail"
+        assert went_on == ("a", "on")
+        with pytest.raises(Unusable):  # a folder that is held is nobody's own fault
+            one.map([Task(held, (), spares=True)])
 
 
 @pytest.mark.parametrize(("how", "raised"), [(InputError, InputError), (OSError, StageFailed)])

@@ -23,6 +23,8 @@ def made_sweep(folder):
     broken = {
         "defense": "sft",
         "before": {"harmful_score": 4.0, "finetune_accuracy": 8.0},
+        "resolution": 0.046,
+        "honest": {"utility": 94.6, "steps": 30, "samples": 160},
         "trials": [trial | {"trial": 0}, given_up, failed],
         "worst": [{"epsilon": 0.05, **found}, {"epsilon": 0.1, **found}, {"epsilon": None, **found}],
         "winner": {
@@ -56,7 +58,7 @@ def made_sweep(folder):
     }
     setting = {"trial": 0, "values": {"lam": 7.5}, "harmful_score": 40.0, "finetune_accuracy": 88.0}
     content = {
-        "schema": 1,
+        "schema": 2,
         "recipe": "example",
         "identity": recipe_hash(recipe),
         "attacker": {"trials": 3, "steps": 30, "samples": 160, "generation": 4, "finalists": 2, "threshold": 50.0}
@@ -77,6 +79,8 @@ def test_the_section_tells_worst_cases_verdicts_and_trials(small_run):
         assert item["verdict"].split(" [")[0] in section
     assert section.count("no score") >= 4  # booster at two bounds, again, and in its verdict
     assert "30 × 160 × 1 = 4,800" in section
+    assert section.count("94.6") == 2
+    assert "One standard error of a difference of accuracies is 5% of the best" in section
     assert "given up" in section
     assert "nan at step 3 &lt;b&gt;" in section
     assert "made to fail" in section
@@ -95,10 +99,10 @@ def test_a_run_without_a_sweep_has_no_section(small_run):
     assert "#sweep" not in page
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema": 1}', "other"])
+@pytest.mark.parametrize("content", ["{", '{"schema": 2}', "other", "earlier"])
 def test_a_sweep_that_is_not_of_this_run_is_left_out_and_that_is_said(small_run, content):
-    made = made_sweep(small_run) | {"identity": "of another recipe"}
-    (small_run / "sweep.json").write_text(json.dumps(made) if content == "other" else content)
+    made = made_sweep(small_run) | ({"schema": 1} if content == "earlier" else {"identity": "of another recipe"})
+    (small_run / "sweep.json").write_text(json.dumps(made) if content in ("other", "earlier") else content)
     page = write_report(small_run).read_text()
     assert 'id="sweep"' not in page
     assert "sweep" in page
@@ -112,6 +116,8 @@ def test_the_table_in_the_terminal_cuts_no_digit(small_run, width):
     shown = console.export_text()
     assert "78.2 [70.1, 85.3]" in shown
     assert "≤ 5%" in shown
+    assert "94.6" in shown
+    assert "is 5% of the best" in " ".join(shown.split())
     assert "no score" in shown
     assert "failed: vaccine: made to fail" in shown
     said = " ".join(shown.split())

@@ -170,7 +170,9 @@ class Recipe(Section):
     def _sweep_fits(self) -> Self:
         """Last, because its spaces are of the resolved attacks and defences."""
         if self.sweep is not None:
-            self.sweep.check(self.attacks, self.defenses, self.data.general is not None)
+            if self.evaluate.split == "dev":
+                raise at_key("evaluate.split", "is dev; expected test beside sweep, whose searches choose on dev")
+            self.sweep.check(self.attacks, self.defenses, self.data.general is not None, self.seeds[0])
         return self
 
     def scaled(self) -> Recipe:

@@ -62,7 +62,12 @@ class Dimension:
         return self.choices if self.choices is not None else () if self.low is None else (self.low, self.high)
 
     def at_most(self, limit: int) -> Dimension:
-        """The same without what is above the limit; ValueError where nothing is left."""
+        """The same without what is above the limit; ValueError where nothing is left, or it is no number at all."""
+        if self.of is not None:
+            raise ValueError("is a multiple; expected values of its own, which can be held to the attacker's budget")
+        wrong = [value for value in self.extremes() if isinstance(value, bool) or not isinstance(value, int)]
+        if wrong:
+            raise ValueError(f"has {shown(wrong[0])}; expected whole numbers")
         if self.choices is not None:
             left = tuple(value for value in self.choices if value <= limit)
             if not left:
@@ -163,6 +168,9 @@ def read_space(given: object, where: str) -> Space:
         for other in (*(one.when or {}), *([one.of] if one.of else [])):
             if other not in known:
                 raise InputError(f"{where}.{key}: depends on {other!r}; expected a key that stands before it")
+        for other in known:
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                raise InputError(f"{where}.{key}: is given beside {other!r}; expected one of the two")
         found.append(one)
     if all(one.of is not None for one in found):
         raise InputError(f"{where}: has multiples only; expected a key with values of its own")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StrictBool, ValidationError, WithJso
 
 from boostershot.attacks import ATTACKS
 from boostershot.config.attacks import AttackSettings
-from boostershot.config.build import build_defense, describe_defense
+from boostershot.config.build import build_defense, describe_attack, describe_defense
 from boostershot.config.errors import at_key, first_line
 from boostershot.config.properties import SecondSource
 from boostershot.config.section import Section, part_of
@@ -19,6 +19,11 @@ from boostershot.config.values import Count, Label, Number, Percent, Seed, disti
 from boostershot.errors import InputError, choices, shown
 
 _SPACE = {"type": ["string", "object"]}
+_OWN = {
+    "epochs": "a trial's length is its steps",
+    "eval_steps": "a trial is scored at its last step",
+    "judged": "finalists says which trials are judged",
+}
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
 
 
@@ -91,6 +96,9 @@ class Attacker(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for key in self.space:
+            if key in _OWN:
+                raise at_key(f"space.{key}", f"is given; expected none, for {_OWN[key]}")
         if self.bound not in self.epsilons:
             raise at_key("bound", f"is {shown(self.bound)}; expected one of epsilons, {shown(self.epsilons)}")
         _ = self.budgeted
@@ -128,17 +136,22 @@ class Sweep(Section):
     attacker: Attacker
     defender: Defender | None = None
 
-    def check(self, attacks: Mapping[str, AttackSettings], defenses: Mapping[str, Any], general: bool) -> None:
+    def check(
+        self, attacks: Mapping[str, AttackSettings], defenses: Mapping[str, Any], general: bool, seed: int
+    ) -> None:
         """Are the attacks and defences there, and is every value of a space one that they take?
 
         Args:
             attacks: of the recipe.
             defenses: of the recipe, resolved.
             general: has the recipe general text?
+            seed: of the searches.
 
         Raises:
             PydanticCustomError, InputError: no.
         """
+        if seed in self.attacker.seeds:
+            raise at_key("sweep.attacker.seeds", f"has {seed}, the search's own seed; expected fresh ones")
         trained = [label for label, one in attacks.items() if one.judged and one.attack.trains]
         base = self.attacker.attack
         if base is not None and base not in trained:
@@ -185,7 +198,7 @@ def tuned_attack(base: AttackSettings, values: Mapping[str, Any], attacker: Atta
     given = nested({"steps": attacker.steps, **values})
     known = base.model_dump()
     method = given.get("method", base.method)
-    if method not in ATTACKS or not ATTACKS[method].trains:
+    if not isinstance(method, str) or method not in ATTACKS or not ATTACKS[method].trains:
         raise InputError(f"{where}.method: has {shown(method)}; "
                          + choices(method, [name for name, kind in ATTACKS.items() if kind.trains]))  # fmt: skip
     own = known.keys() - type(base).model_fields.keys() if method == base.method else set()
@@ -193,11 +206,13 @@ def tuned_attack(base: AttackSettings, values: Mapping[str, Any], attacker: Atta
     if any(field.name == "n" for field in dataclasses.fields(ATTACKS[method])):  # pyright: ignore[reportArgumentType]
         training["n"] = attacker.samples
     merged = {**training, **given, "epochs": None, "judged": True}
-    merged["lora"] = {**(known["lora"] or {}), **given.get("lora", {})}
+    lora = given.get("lora", {})
+    merged["lora"] = {**(known["lora"] or {}), **lora} if isinstance(lora, Mapping) else lora
     if merged["adapter"] not in ("fresh", "published"):
         merged["lora"] = None
     merged["eval_steps"] = (merged["steps"],)
-    merged["warmup_steps"] = min(merged["warmup_steps"], merged["steps"])
+    if isinstance(merged["warmup_steps"], int):
+        merged["warmup_steps"] = min(merged["warmup_steps"], merged["steps"])
     try:
         return AttackSettings.model_validate(merged)
     except ValidationError as error:
@@ -206,11 +221,14 @@ def tuned_attack(base: AttackSettings, values: Mapping[str, Any], attacker: Atta
 
 def untuned_values(base: AttackSettings, attacker: Attacker) -> dict[str, Any] | None:
     """The values of the space at which `tuned_attack` gives the attack itself, cut to the budget; None outside it."""
-    known = flat(base.model_dump()) | {
-        "steps": min(base.total_steps, attacker.steps),
-        "n": min(base.attack.n, attacker.samples),
-    }
-    return attacker.budgeted.values_in(known)
+    return attacker.budgeted.values_in(flat(base.model_dump()) | own_length(base, attacker))
+
+
+def own_length(base: AttackSettings, attacker: Attacker) -> dict[str, int]:
+    """The attack's own steps and, where its method has a number of them, rows; cut to the budget."""
+    steps = {"steps": min(base.total_steps, attacker.steps)}
+    sized = "n" in describe_attack(base.attack)
+    return steps | ({"n": min(base.attack.n, attacker.samples)} if sized else {})
 
 
 def tuned_defense(described: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -5,33 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from boostershot.attacks import BenignOnly
 from boostershot.attacks.search import Search, Trial, limits
-from boostershot.config import AttackSettings
+from boostershot.config import AttackSettings, Recipe
 from boostershot.config.space import Space
-from boostershot.config.sweep import Attacker, tuned_attack, untuned_values
-from boostershot.errors import InputError
+from boostershot.config.sweep import Attacker, own_length, tuned_attack, untuned_values
+from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.properties.stability import perplexity_of
 from boostershot.evaluation.worst_case import Tried, utility_loss, within, worst_case
 from boostershot.models import Layer
 from boostershot.pipeline.answer_stages import Asked
 from boostershot.pipeline.attack_stages import attacked, layers_of
+from boostershot.pipeline.data import rows_hash
 from boostershot.pipeline.files import read_json, read_jsonl
-from boostershot.pipeline.orders import Task
-from boostershot.pipeline.property_stages import PropertyStages, second_data, varied
-from boostershot.pipeline.stages import Stages
+from boostershot.pipeline.orders import Map, Task
+from boostershot.pipeline.property_stages import PropertyStages, varied
+from boostershot.pipeline.stages import RULES, Stages
 from boostershot.pipeline.store import result, told
+from boostershot.pipeline.sweep_rows import Rows
 
 STORAGE = "sweep.sqlite"
 TIE = 1e-4  # of a nat of harmful loss against a point of harmful score: it only ever breaks ties
-
-
-Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,17 @@ class Attacked:
         """The attacked model, from the attack's stage."""
         return layers_of(self.immunized, folder, self.settings.total_steps, self.settings.adapter)
 
-    def evaluate(self, run: Stages) -> Path:
-        """Its scores by the recipe's first judge, asked in the attacker's own way."""
+    def evaluate(self, run: Stages, scored: Mapping[str, Any] | None = None) -> Path:
+        """Its scores by the recipe's first judge, asked in the attacker's own way.
+
+        Args:
+            run: the stages of the run.
+            scored: sections of the recipe that say what is asked, where those are not the attack's.
+        """
         asked = Asked(self.settings.template, next(iter(self.settings.attack.askings.values())))
         folder = self.attack(run)
-        found = self._of(run).evaluated(folder, self.layers(folder), self.label, None, asked)
+        stages = self._of(run) if scored is None else varied(run, scored)
+        found = stages.evaluated(folder, self.layers(folder), self.label, None, asked)
         if result(found)["harmful_score"] is None:
             raise RuntimeError("the judge has no verdict on any answer")
         return found
@@ -89,8 +94,11 @@ class Arm:
         settings: the attacker's.
         base: the attack that trials start from, as this defence meets it.
         immunized: the model.
+        have: how many rows there are to attack with; a trial that wants more has fewer.
         untampered: the utility before the attack (None: not measured).
         honest: the utility after the attack's own training on benign rows alone.
+        reference: the utility that the re-runs' is held against: of the fine-tuning that was the best on dev, as it is
+            on the rows of the re-runs, or `untampered`. None before the re-runs.
     """
 
     label: str
@@ -99,10 +107,13 @@ class Arm:
     settings: Attacker
     base: AttackSettings
     immunized: Path
+    have: Rows
     untampered: float | None = None
     honest: float | None = None
+    reference: float | None = None
     evaluations: dict[int, Path] = field(default_factory=dict)  # trial -> its scores
     failed: dict[int, str] = field(default_factory=dict)  # trial -> why it could not be scored
+    unmeasured: str | None = None  # why the utility that the bound is relative to is not known
 
     @property
     def stages(self) -> Stages:
@@ -122,46 +133,56 @@ class Arm:
     @cached_property
     def search(self) -> Search:
         """Its trials; a search of another name where anything that decides them is another."""
-        recipe, settings = self.stages.recipe, self.settings
+        settings = self.settings
         space = settings.budgeted
         deciding = {
             "immunized": self.immunized.name,
             "base": self.base.model_dump(mode="json"),
             "budget": [settings.steps, settings.samples, settings.generation],
+            "rows": [self.have.harmful, self.have.benign],
             "space": space.to_dict(),
             "goal": ["harmful loss" if settings.finalists else "harmful score", settings.utility, settings.bound],
             "give_up": settings.checkpoints,
-            "data": recipe.data.model_dump(mode="json"),
-            "evaluate": recipe.evaluate.model_dump(mode="json"),
+            **inputs_of(self.stages),
+            "texts": texts_of(self.stages) if settings.utility == "perplexity" else None,
             "seed": self.seed,
         }
         first = untuned_values(self.base, settings)
         return search_of(self.stages, self.label, deciding, space, settings.generation, first)
 
+    @property
+    def searching(self) -> Mapping[str, Any]:
+        """Sections in place of the run's own during the search, which chooses and therefore scores on dev."""
+        return {**self.changes, **on_dev(self.run.recipe)}
+
     def tried(self, number: int, values: Mapping[str, Any], limits: Mapping[int, float | None]) -> Attacked:
         """The attack of a trial."""
-        settings = tuned_attack(self.base, self.search.space.derived(values), self.settings)
+        chosen = self.search.space.derived(values)
+        if number == 0 and self.search.first is not None:
+            chosen = own_length(self.base, self.settings) | chosen  # as it stands in the recipe
+        wanted = tuned_attack(self.base, chosen, self.settings)
+        settings = self.have.cut(wanted)
         early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
-        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.changes)
+        return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.searching)
 
     def again(self, trial: Trial) -> Attacked:
         """The attack of a finished trial, just as it was run."""
         return self.tried(trial.number, trial.values, {int(step): one for step, one in trial.facts["limits"].items()})
 
     def benign(self) -> Attacked:
-        """The attack's own training, by an honest user."""
+        """The attack's own training by an honest user, with all the steps and rows of the budget."""
         own = {key: self.base.model_dump()[key] for key in type(self.base).model_fields}
-        steps = min(self.base.total_steps, self.settings.steps)
-        rows = BenignOnly(min(self.base.attack.n, self.settings.samples, _benign_rows(self.stages)))
+        steps = self.settings.steps
+        rows = BenignOnly(min(self.settings.samples, self.have.benign))
         changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
         settings = AttackSettings.model_validate(own | changed | {"judged": True, "anchor": None, "refactor": None})
-        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.changes)
+        return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.searching)
 
     def utility(self, attack: Attacked, evaluation: Path | None) -> float | None:
         """Of an attacked model: the accuracy, or one over the perplexity; higher is better."""
         if self.settings.utility == "accuracy":
             return result(evaluation)["finetune_accuracy"] if evaluation else None
-        return 1 / _perplexity(attack.perplexity(self.run))
+        return 1 / perplexity_at(attack.perplexity(self.run))
 
     @property
     def best(self) -> float | None:
@@ -171,6 +192,16 @@ class Arm:
         known = [self.honest, *(trial.facts.get("utility") for trial in self.trials)]
         known += [result(folder)["finetune_accuracy"] for folder in self.evaluations.values()]
         return max((one for one in known if one is not None), default=None)
+
+    def most_useful(self) -> Attacked | None:
+        """The fine-tuning, an honest one or a trial, whose accuracy is the best on dev."""
+        known = [(self.honest, self.benign)] if self.honest is not None else []
+        for trial in self.trials:
+            judged = self.evaluations.get(trial.number)
+            utility = result(judged)["finetune_accuracy"] if judged else trial.facts.get("utility")
+            if utility is not None:
+                known.append((utility, partial(self.again, trial)))
+        return max(known, key=lambda one: one[0])[1]() if known else None
 
     def scored(self) -> list[Tried]:
         """The trials whose answers were judged."""
@@ -195,6 +226,32 @@ class Arm:
         return worst_case(self.scored(), self.best, epsilon)
 
 
+def on_dev(recipe: Recipe) -> dict[str, Any]:
+    """The section of the recipe that has dev prompts and dev rows of the task scored: for whatever chooses."""
+    return {"evaluate": recipe.evaluate.model_copy(update={"split": "dev"})}
+
+
+def inputs_of(stages: Stages) -> dict[str, Any]:
+    """What a search's trials are made of and scored by: contents, and not the paths that a recipe names."""
+    data, judge = stages.data, next(iter(stages.panel.values()))
+    return {
+        **stages.identity(),
+        "data": stages.recipe.data.model_dump(mode="json"),
+        "evaluate": stages.recipe.evaluate.model_dump(mode="json"),
+        "harmful": data.harmful_identity(),
+        "unpaired": data.unpaired_identity(),
+        "task": data.task_identity(),
+        "scoring": data.scoring_identity(),
+        "general": data.general_identity() if stages.recipe.data.general else None,
+        "judge": [judge.version, RULES],
+    }
+
+
+def texts_of(stages: Stages) -> str:
+    """The neutral texts that a perplexity is of."""
+    return rows_hash([text for row in PropertyStages(stages).texts for text in (row.prompt, row.completion)])
+
+
 def search_of(
     stages: Stages,
     name: str,
@@ -208,7 +265,7 @@ def search_of(
     return Search(stages.store.root / STORAGE, f"{name} {key}", space, stages.recipe.seeds[0], generation, first)
 
 
-Proposed = tuple[Arm, int, Mapping[str, Any], Attacked]  # with the trial's number and values
+Proposed = tuple[Arm, int, Mapping[str, Any], Attacked | InputError]  # number, values; no attack takes all of them
 
 
 def search_attacks(arms: Sequence[Arm], do: Map) -> None:
@@ -218,12 +275,13 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
         proposed: list[Proposed] = []
         for arm in arms:
             settings, finished = arm.settings, arm.trials
-            bars = limits(finished, settings.checkpoints, settings.generation)
+            # Half a generation: the first trial may be too short to be compared, and others may fail.
+            bars = limits(finished, settings.checkpoints, (settings.generation + 1) // 2)
             for number, values in enumerate(arm.search.propose(settings.trials), len(finished)):
-                proposed.append((arm, number, values, arm.tried(number, values, bars)))
+                proposed.append((arm, number, values, _put_together(arm, number, values, bars)))
         if not proposed:
             break
-        folders = do([Task(_attack, (attack,)) for *_, attack in proposed])
+        folders = _attacked(proposed, do)
         scored = _scored_in_search(proposed, folders, do)
         for arm in arms:
             arm.search.tell(
@@ -236,17 +294,36 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
     _score_finalists(arms, do)
 
 
+def _put_together(
+    arm: Arm, number: int, values: Mapping[str, Any], bars: Mapping[int, float | None]
+) -> Attacked | InputError:
+    try:
+        return arm.tried(number, values, bars)
+    except InputError as error:
+        return error
+
+
+def _attacked(proposed: Sequence[Proposed], do: Map) -> list[Path | Exception]:
+    """The stages of the attacks, or why there is none."""
+    found = iter(do([Task(_attack, (attack,)) for *_, attack in proposed if isinstance(attack, Attacked)]))
+    return [next(found) if isinstance(attack, Attacked) else StageFailed(str(attack)) for *_, attack in proposed]
+
+
 def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
     """The utility that a bound is relative to."""
     accuracy = [arm for arm in arms if arm.settings.utility == "accuracy"]
-    for arm, found in zip(accuracy, do([Task(_evaluate, (arm.benign(),)) for arm in accuracy]), strict=True):
+    for arm, found in zip(accuracy, do([Task(evaluate_attacked, (arm.benign(),)) for arm in accuracy]), strict=True):
         if isinstance(found, Path):
             arm.honest = result(found)["finetune_accuracy"]
-    for arm in arms:
-        if arm.settings.utility == "perplexity":
-            layers = layers_of(arm.immunized, None, 0, "continue")
-            folder = PropertyStages(arm.stages).perplexity(arm.immunized, layers, f"{arm.label}, before the attack")
-            arm.untampered = 1 / _perplexity(folder)
+        else:
+            arm.unmeasured = f"benign rows only: {told(found)}"
+    texts = [arm for arm in arms if arm.settings.utility == "perplexity"]
+    tasks = [Task(_perplexity_before, (arm.label, arm.immunized, arm.changes)) for arm in texts]
+    for arm, found in zip(texts, do(tasks), strict=True):
+        if isinstance(found, Path):
+            arm.untampered = 1 / perplexity_at(found)
+        else:
+            arm.unmeasured = f"the perplexity before the attack: {told(found)}"
 
 
 def _scored_in_search(
@@ -262,7 +339,7 @@ def _scored_in_search(
         if isinstance(folder, Path) and not result(folder).get("given_up")
     ]
     found: list[Path | Exception | None] = [None] * len(proposed)
-    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, _evaluate):
+    for position, score in _done_at(over, proposed, do, lambda arm: arm.settings.finalists is None, evaluate_attacked):
         found[position] = score
     for position, texts in _done_at(
         over, proposed, do, lambda arm: arm.settings.utility == "perplexity", _perplexity_after
@@ -288,8 +365,14 @@ def _attack(run: Stages, attack: Attacked) -> Path:
     return attack.attack(run)
 
 
-def _evaluate(run: Stages, attack: Attacked) -> Path:
+def evaluate_attacked(run: Stages, attack: Attacked) -> Path:
+    """The task of an attack's scores."""
     return attack.evaluate(run)
+
+
+def _perplexity_before(run: Stages, label: str, immunized: Path, changes: Mapping[str, Any]) -> Path:
+    layers = layers_of(immunized, None, 0, "continue")
+    return PropertyStages(varied(run, changes)).perplexity(immunized, layers, f"{label}, before the attack")
 
 
 def _perplexity_after(run: Stages, attack: Attacked) -> Path:
@@ -300,14 +383,17 @@ def _trial(
     arm: Arm,
     number: int,
     values: Mapping[str, Any],
-    attack: Attacked,
+    attack: Attacked | InputError,
     folder: Path | Exception,
     score: Path | Exception | None,
 ) -> Trial:
     """What came of a trial, as the search keeps it."""
-    facts: dict[str, Any] = {"limits": {str(step): limit for step, limit in attack.limits.items()}}
+    facts: dict[str, Any] = {}
     error = next((one for one in (folder, score) if isinstance(one, Exception)), None)
-    if isinstance(folder, Path):
+    if isinstance(attack, Attacked):
+        facts = {"limits": {str(step): limit for step, limit in attack.limits.items()}}
+        facts |= {"planned": attack.settings.total_steps, "samples": attack.settings.attack.n}
+    if isinstance(attack, Attacked) and isinstance(folder, Path):
         losses = {int(step): _mean(at["held_out"]) for step, at in read_json(folder / "losses.json").items()}
         facts |= {"stage": folder.name, "harmful_loss": losses[max(losses)], "steps": max(losses)}
         course = {step: loss for step, loss in losses.items() if step in attack.limits}
@@ -351,7 +437,7 @@ def _score_finalists(arms: Sequence[Arm], do: Map) -> None:
             del queue[:take]
         if not wanted:
             return
-        found = do([Task(_evaluate, (arm.again(trial),)) for arm, trial in wanted])
+        found = do([Task(evaluate_attacked, (arm.again(trial),)) for arm, trial in wanted])
         for (arm, trial), folder in zip(wanted, found, strict=True):
             if isinstance(folder, Path):
                 arm.evaluations[trial.number] = folder
@@ -363,117 +449,8 @@ def _by_loss(trial: Trial) -> tuple[float, int]:
     return trial.facts["harmful_loss"], trial.number
 
 
-@dataclass(frozen=True)
-class Rerun:
-    """The worst attack on one defence with another seed: its scores, or why there are none."""
-
-    seed: int
-    evaluation: Path | None
-    error: str | None = None
-
-
-def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
-    """The worst case within the bound of each defence, again with the fresh seeds; none where it has none."""
-    wanted: list[tuple[Arm, int, Task]] = []
-    for arm in arms:
-        winner = arm.worst(arm.settings.bound)
-        if winner is not None:
-            trial = next(one for one in arm.trials if one.number == winner.number)
-            for seed in arm.settings.seeds:
-                label = f"{arm.label}, trial {trial.number} again, seed {seed}"
-                attack = Attacked(label, arm.again(trial).settings, arm.immunized, seed, changes=arm.changes)
-                defense = arm.label if arm.settings.realign else None
-                wanted.append((arm, seed, Task(_evaluate_again, (attack, defense))))
-    found: dict[str, list[Rerun]] = {arm.label: [] for arm in arms}
-    for (arm, seed, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
-        found[arm.label].append(Rerun(seed, *_outcome(folder)))
-    return found
-
-
-def _outcome(found: Path | Exception) -> tuple[Path | None, str | None]:
-    """A stage's folder, or why there is none."""
-    return (found, None) if isinstance(found, Path) else (None, told(found))
-
-
-def _evaluate_again(run: Stages, attack: Attacked, defense: str | None) -> Path:
-    """The scores after the attack; on the model of this defence aligned with the attack's seed, where one is named."""
-    if defense is not None:
-        attack = replace(attack, immunized=varied(run, attack.changes).immunized(defense, attack.seed))
-    return attack.evaluate(run)
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """An attack with the rows of the second source and its scores on that source's prompts, or why there are none.
-
-    `attack` is "default" (what the trials start from) or "worst" (the worst case within the bound).
-    """
-
-    attack: str
-    evaluation: Path | None
-    error: str | None = None
-
-
-def attack_elsewhere(arms: Sequence[Arm], do: Map) -> dict[str, list[Elsewhere]]:
-    """Both attacks on each defence, on a second source where the recipe names one; no worst where there is none."""
-    wanted: list[tuple[Arm, str, Task]] = []
-    for arm in arms:
-        spec = arm.settings.second
-        if spec is None:
-            continue
-        worst = arm.worst(arm.settings.bound)
-        default = arm.base.model_copy(update={"eval_steps": (arm.base.total_steps,)})
-        trials = [
-            ("worst", arm.again(trial).settings) for trial in arm.trials if worst and trial.number == worst.number
-        ]
-        for attack, settings in [("default", default), *trials]:
-            changes = {**arm.changes, "data": second_data(arm.stages.recipe.data, spec)}
-            label = f"{arm.label}, {attack} attack on the second source"
-            task = Task(_evaluate, (Attacked(label, settings, arm.immunized, arm.seed, changes=changes),))
-            wanted.append((arm, attack, task))
-    found: dict[str, list[Elsewhere]] = {arm.label: [] for arm in arms}
-    for (arm, attack, _), folder in zip(wanted, do([task for *_, task in wanted]), strict=True):
-        found[arm.label].append(Elsewhere(attack, *_outcome(folder)))
-    return found
-
-
-def check_rows(stages: Stages) -> None:
-    """Are there as many rows as the attacker's trials may want?
-
-    Raises:
-        InputError: no.
-    """
-    recipe = stages.recipe
-    assert recipe.sweep is not None
-    attacker = recipe.sweep.attacker
-    base = recipe.attacks[recipe.sweep.base(recipe.attacks)]
-    have = {"harmful": len(stages.data.splits["attack"]), "benign": _benign_rows(stages)}
-    of = "the data"
-    if attacker.second is not None:
-        second = varied(stages, {"data": second_data(recipe.data, attacker.second)})
-        if len(second.data.splits["attack"]) < have["harmful"]:
-            have["harmful"], of = len(second.data.splits["attack"]), "sweep.attacker.second"
-    most = {key: attacker.budgeted[key].extremes()[-1] for key in ("n",) if key in attacker.budgeted}
-    for values in attacker.budgeted.samples():
-        attack = tuned_attack(base, values | most, attacker).attack
-        for kind, wanted in (("harmful", attack.n_harmful), ("benign", attack.n_benign)):
-            if wanted > have[kind]:
-                raise InputError(
-                    f"sweep.attacker: {attack.n} rows of {attack.name} at p {attack.p:g} need {wanted} {kind} rows; "
-                    f"{of if kind == 'harmful' else 'the data'} has {have[kind]}"
-                )
-    if attacker.utility == "accuracy" and stages.data.task.correct is None:
-        raise InputError("sweep.attacker.utility: is accuracy, and no rule scores the task; expected perplexity")
-    if attacker.utility == "perplexity" and recipe.properties.stability is None:
-        raise InputError("sweep.attacker.utility: is perplexity; expected the texts of properties.stability beside it")
-
-
-def _benign_rows(stages: Stages) -> int:
-    _, _, form = stages.base
-    return len(form.fitting(stages.data.task.splits["train"], stages.recipe.data.max_length))
-
-
-def _perplexity(folder: Path) -> float:
+def perplexity_at(folder: Path) -> float:
+    """The perplexity of the neutral texts that a stage has read."""
     return perplexity_of({row["id"]: (row["nats"], row["tokens"]) for row in read_jsonl(folder / "texts.jsonl")})
 
 

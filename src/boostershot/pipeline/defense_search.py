@@ -12,8 +12,8 @@ from boostershot.attacks.search import Search, Trial
 from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
 from boostershot.evaluation.worst_case import utility_loss
-from boostershot.pipeline.attack_search import TIE, Attacked, Map, search_of
-from boostershot.pipeline.orders import Task
+from boostershot.pipeline.attack_search import TIE, Attacked, inputs_of, on_dev, search_of
+from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import varied
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import result, told
@@ -39,7 +39,8 @@ class Defended:
         """Its trials."""
         recipe = self.whole.recipe
         assert self.settings.defender is not None
-        deciding = recipe.model_dump(mode="json", include={"model", "data", "immunize", "evaluate", "seeds"}) | {
+        deciding = recipe.model_dump(mode="json", include={"immunize", "seeds"}) | {
+            "inputs": inputs_of(self.whole),
             "defense": recipe.defenses[self.label],
             "attacks": [recipe.attacks[label].model_dump(mode="json") for label in self.settings.defender.attacks],
             "generation": self.settings.defender.generation,
@@ -52,8 +53,7 @@ class Defended:
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The defence with these hyper-parameters."""
-        known, where = self.whole.recipe.defenses[self.label], f"sweep.defender.spaces.{self.label}"
-        return tuned_defense(known, self.space.derived(values), where)
+        return _described(self.whole, self.label, self.space.derived(values))
 
     @property
     def chosen(self) -> Trial | None:
@@ -95,7 +95,7 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
         for one, number, values in proposed:
             for label in defender.attacks:
                 what = f"{one.label}, setting {number}, {label}"
-                tasks.append(Task(_dev_attack, (one.label, one.described(values), label, what)))
+                tasks.append(Task(_dev_attack, (one.label, one.space.derived(values), label, what)))
                 at.append((one.label, number))
         scores: dict[tuple[str, int], list[Path | Exception]] = {}
         for key, found in zip(at, do(tasks), strict=True):
@@ -109,10 +109,14 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
             one.search.tell(told_now)
 
 
-def _dev_attack(run: Stages, label: str, described: Mapping[str, Any], attack: str, what: str) -> Path:
+def _described(run: Stages, label: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return tuned_defense(run.recipe.defenses[label], values, f"sweep.defender.spaces.{label}")
+
+
+def _dev_attack(run: Stages, label: str, values: Mapping[str, Any], attack: str, what: str) -> Path:
     """The scores on dev prompts of a defence with these hyper-parameters after a dev attack."""
-    dev = {"evaluate": run.recipe.evaluate.model_copy(update={"split": "dev"})}
-    stages = varied(varied(run, dev), {"defenses": {**run.recipe.defenses, label: dict(described)}})
+    described = _described(run, label, values)
+    stages = varied(varied(run, on_dev(run.recipe)), {"defenses": {**run.recipe.defenses, label: described}})
     settings, seed = stages.recipe.attacks[attack].against(described), run.recipe.seeds[0]
     last = settings.model_copy(update={"eval_steps": (settings.total_steps,)})
     return Attacked(what, last, stages.immunized(label, seed), seed).evaluate(stages)

@@ -249,7 +249,12 @@ def _planned_sweep(work: Work, settings: Sweep) -> Iterator[Planned]:
         yield work.attacking(f"attacker of {label}, the worst again", trial).times(again)
         if attacker.realign:
             yield work.immunizing(label, f"{label}, for the worst attack again", work.rows).times(again)
-        count = scored + again + 1
+        honest = base.against(described).benign(attacker.samples, attacker.steps, recipe.immunize.lora)
+        measured = 0
+        if attacker.utility == "accuracy":
+            yield work.attacking(f"{label} by an honest user, benign rows alone", honest)
+            measured = 2  # on dev, and the most useful fine-tuning on the rows of the re-runs
+        count = scored + again + measured
         if attacker.second is not None:
             yield work.attacking(f"{label} on the second source, untuned", base.against(described))
             yield work.attacking(f"{label} on the second source, the worst attack", trial)

@@ -20,7 +20,7 @@ from boostershot.pipeline import together
 from boostershot.pipeline.locks import free_if_lost
 from boostershot.pipeline.orders import Order, Task, Workers
 from boostershot.pipeline.stages import Stages
-from boostershot.pipeline.store import SHARED, Missing, appears, told
+from boostershot.pipeline.store import SHARED, Missing, appears
 
 
 class Executor:
@@ -44,7 +44,7 @@ class Executor:
             InputError, StageFailed: what the user gave is wrong, the disk is full, or the cluster is lost.
         """
         if self.workers is None:
-            return [_result(_called(task, self.stages)) for task in tasks]
+            return [task.outcome(_called(task, self.stages)) for task in tasks]
         return _Spread(self.stages, self.workers, tasks).results()
 
 
@@ -109,7 +109,8 @@ class _Spread:
                     continue
             if outcome.kind != "done":
                 failed[name] = outcome.error()
-                told(failed[name])
+                for number in self.waiting[name]:
+                    self.tasks[number].outcome(failed[name])
             elif not appears(folder := self.store.root / "stages" / name):
                 raise InputError(f"{folder}: a worker has done it, and it is not here; {SHARED}")
             for number in sorted(self.waiting.pop(name)):
@@ -125,7 +126,7 @@ class _Spread:
         with self.store.looking(), self.store.apart():
             value = _called(task, self.stages)
         if not self.store.missed:
-            self.found[number] = _result(value)
+            self.found[number] = task.outcome(value)
         for missing in self.store.missed:
             name = missing.folder.name
             if name not in self.waiting:
@@ -157,13 +158,6 @@ def _called(task: Task, stages: Stages) -> Any:
         return task.work(stages, *task.args)
     except Exception as error:
         return error
-
-
-def _result(value: Any) -> Any:
-    """The same, unless it is an error that ends the run."""
-    if isinstance(value, Exception):
-        told(value)
-    return value
 
 
 def _alone(missing: Missing) -> str | None:

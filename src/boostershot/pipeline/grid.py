@@ -16,7 +16,6 @@ from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
 from boostershot.pipeline import rewards
 from boostershot.pipeline.answer_stages import USUAL, Asked
-from boostershot.pipeline.attack_search import check_rows
 from boostershot.pipeline.attack_stages import askings, attacked, edited, layers_of
 from boostershot.pipeline.estimate import in_words, planned, seconds_here
 from boostershot.pipeline.executor import Executor, opened
@@ -30,6 +29,7 @@ from boostershot.pipeline.results import Cell, Results, assemble
 from boostershot.pipeline.stages import Stages
 from boostershot.pipeline.store import Store, told
 from boostershot.pipeline.sweep import run_sweep
+from boostershot.pipeline.sweep_check import check_sweep
 from boostershot.report import recipe_hash, write_report, write_scorecard
 
 Until = Literal["immunize", "attack", "evaluate", "report"]
@@ -88,7 +88,7 @@ def run(
         if measured:
             measured.check()
         if sweep:
-            check_rows(stages)
+            check_sweep(stages)
         with opened(stages) as executor:
             changed = start_manifest(folder, recipe, torch.get_num_threads())
             if changed:
@@ -103,7 +103,7 @@ def run(
             if baseline is not None:
                 results = _conclude(stages, cells, *baseline)
             if sweep:
-                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()))
+                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()), results.rows)
                 write_json(folder / "sweep.json", content)
                 broken = [f"{one['defense']}: {one['error']}" for one in content["failed"]]
         if measured:

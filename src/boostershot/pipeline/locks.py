@@ -15,6 +15,10 @@ from boostershot.errors import InputError
 from boostershot.pipeline.files import disk_is_full, full_disk
 
 
+class Unusable(InputError):
+    """A folder cannot be worked in, whatever is to be done there."""
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Make the folder, if it is missing, and hold it by its file `lock`.
@@ -23,7 +27,7 @@ def lock(folder: Path) -> Iterator[None]:
     reads or writes it has the kernel's lock on it meanwhile: two cannot take over from the same dead owner.
 
     Raises:
-        InputError: a live process has it, or one on another host, of which nothing can be known; or the
+        Unusable: a live process has it, or one on another host, of which nothing can be known; or the
             folder cannot be written.
         StageFailed: the disk is full.
     """
@@ -36,7 +40,7 @@ def lock(folder: Path) -> Iterator[None]:
         if disk_is_full(error):
             raise full_disk(folder) from error
         reason = error.strerror or type(error).__name__
-        raise InputError(f"{folder}: cannot be written: {reason}; expected a folder of your own") from error
+        raise Unusable(f"{folder}: cannot be written: {reason}; expected a folder of your own") from error
     try:
         yield
     finally:
@@ -63,7 +67,7 @@ def _take(path: Path, mine: dict[str, Any]) -> None:
         owner = _owner(file)
         if owner and _may_live(owner, mine["host"]):
             elsewhere = "" if owner["host"] == mine["host"] else f" (if that is over, remove {path})"
-            raise InputError(
+            raise Unusable(
                 f"{path.parent}: is being run by process {owner['pid']} on {owner['host']}; "
                 f"expected a folder that nobody works in{elsewhere}"
             )

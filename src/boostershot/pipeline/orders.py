@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.files import disk_is_full
+from boostershot.pipeline.locks import Unusable
+from boostershot.pipeline.store import told
 
 if TYPE_CHECKING:
     from boostershot.config import Recipe
@@ -34,10 +36,29 @@ class Task:
         work: a function of a module; its first argument is the run's `Stages` (or the same with another recipe, on
             the same store).
         args: plain values, which are pickled.
+        spares: what is wrong in what the user gave fails this task, and does not end the run.
     """
 
     work: Callable[..., Any]
     args: tuple[Any, ...] = ()
+    spares: bool = False
+
+    def outcome(self, value: Any) -> Any:
+        """What the task's result, or the exception that ended it, is to the run.
+
+        Raises:
+            InputError, StageFailed: the exception, where it ends the run.
+        """
+        if isinstance(value, Exception):
+            value = StageFailed(str(value)) if self._spared(value) else value
+            told(value)
+        return value
+
+    def _spared(self, error: Exception) -> bool:
+        return self.spares and isinstance(error, InputError) and not isinstance(error, Unusable)
+
+
+Map = Callable[[Sequence[Task]], Sequence["Path | Exception"]]  # results in order, failures as values
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ class Order:
 class Outcome:
     """How a stage ended; words in place of the exception, which not every process could read."""
 
-    kind: Literal["done", "failed", "wrong input", "full disk", "lost"]
+    kind: Literal["done", "failed", "wrong input", "unusable folder", "full disk", "lost"]
     said: str = ""
 
     @classmethod
@@ -72,7 +93,7 @@ class Outcome:
         """The outcome of a stage that raised this."""
         said = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, InputError):
-            return cls("wrong input", said)
+            return cls("unusable folder" if isinstance(error, Unusable) else "wrong input", said)
         full = isinstance(error, StageFailed) and disk_is_full(error.__cause__)
         return cls("full disk" if full else "failed", said)
 
@@ -80,6 +101,8 @@ class Outcome:
         """What the stage raised, as `store.told` knows it."""
         if self.kind == "wrong input":
             return InputError(self.said)
+        if self.kind == "unusable folder":
+            return Unusable(self.said)
         error = StageFailed(self.said)
         if self.kind == "full disk":
             error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boostershot.attacks.search import Trial
+from boostershot.attacks.search import Search, Trial
 from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
-from boostershot.evaluation.worst_case import Tried, cost_to_break, curve, utility_loss
-from boostershot.pipeline.attack_search import Arm, Elsewhere, Rerun
+from boostershot.evaluation.worst_case import ROUNDING, Cost, Tried, cost_to_break, curve, resolution, utility_loss
+from boostershot.pipeline.attack_search import Arm
 from boostershot.pipeline.comparisons import by_common_prompt, difference
 from boostershot.pipeline.defense_search import Defended
+from boostershot.pipeline.reruns import Elsewhere, Rerun
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import read_verdicts, reference_label
 
-SCHEMA = 1
+SCHEMA = 2
 _SHOWN = 0.05  # the family-wise error rate at which a difference counts as shown
 _SPENT: Mapping[str, Callable[[Tried], int]] = {
     "trials": lambda one: one.number + 1,
@@ -39,6 +40,7 @@ class Swept:
         tuned: label -> its defender's search.
         broken: label -> why a defence could not be attacked.
         before: label -> the evaluation before any attack, where there is one.
+        rows: of results.json, where the fixed attacks are.
     """
 
     arms: Sequence[Arm]
@@ -47,6 +49,7 @@ class Swept:
     tuned: Mapping[str, Defended]
     broken: Mapping[str, str]
     before: Mapping[str, Path]
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
 def assemble_sweep(
@@ -76,24 +79,35 @@ def assemble_sweep(
         "seed": swept.arms[0].seed if swept.arms else None,
         "judge": next(iter(stages.panel)) if stages else None,
         "split": stages.recipe.evaluate.split if stages else None,
+        "search_split": "dev",
         "task": stages.recipe.data.task.source if stages else None,
         "defender": {label: _defended(one) for label, one in swept.tuned.items()},
         "defenses": items,
-        "failed": [{"defense": label, "error": error} for label, error in swept.broken.items()]
-        + [
-            {"defense": label, "error": f"seed {one.seed}: {one.error}"}
-            for label, runs in swept.reruns.items()
-            for one in runs
-            if one.error
-        ]
-        + [
-            {"defense": label, "error": f"{one.attack} attack on the second source: {one.error}"}
-            for label, attacks in swept.elsewhere.items()
-            for one in attacks
-            if one.error
-        ],
+        "failed": [{"defense": label, "error": error} for label, error in _failures(swept)],
     }
     return json.loads(json.dumps(content, allow_nan=False))  # as a reader of the file sees it
+
+
+def _failures(swept: Swept) -> Iterator[tuple[str, str]]:
+    """What failed as a whole: defence and why."""
+    yield from swept.broken.items()
+    for label, tuned in swept.tuned.items():
+        yield from ((label, error) for error in _all_failed(tuned.search))
+    for arm in swept.arms:
+        if arm.unmeasured:
+            yield arm.label, arm.unmeasured
+        yield from ((arm.label, error) for error in _all_failed(arm.search))
+    for label, runs in swept.reruns.items():
+        yield from ((label, f"seed {one.seed}: {one.error}") for one in runs if one.error)
+    for label, attacks in swept.elsewhere.items():
+        yield from ((label, f"{one.attack} attack on the second source: {one.error}") for one in attacks if one.error)
+
+
+def _all_failed(search: Search) -> list[str]:
+    """That a search has nothing but failures, in a sentence; nothing where it has more."""
+    if any(trial.state != "failed" for trial in search.finished):
+        return []
+    return [f"all {len(search.finished)} trials failed, the first: {search.finished[0].facts['error']}"]
 
 
 def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,42 +116,63 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
     by_number = {one.number: one for one in tried}
     before = swept.before.get(arm.label)
     bounds: list[float | None] = [*settings.epsilons, None]
+    counts = {state: sum(t.state == state for t in arm.trials) for state in ("done", "pruned", "failed")}
+    honest = arm.benign().settings
     return {
         "defense": arm.label,
         "method": described["method"],
         "hyper_parameters": {key: value for key, value in described.items() if key != "method"},
         "stage": arm.immunized.name,
         "before": {key: result(before)[key] for key in ("harmful_score", "finetune_accuracy")} if before else None,
+        "rows": asdict(arm.have),
         "utility_best": best,
-        "utility_of_benign_rows": arm.honest,
+        "resolution": resolution(best, _rows_of_the_task(arm)) if settings.utility == "accuracy" else None,
+        "honest": {"utility": arm.honest, "steps": honest.steps, "samples": honest.attack.n},
         "trials": [_trial(arm, trial, by_number.get(trial.number), best) for trial in arm.trials],
-        "counts": {state: sum(t.state == state for t in arm.trials) for state in ("done", "pruned", "failed")}
-        | {"scored": len(tried)},
+        "counts": counts | {"scored": len(tried), "unjudged": counts["done"] - len(tried)},
         "worst": [{"epsilon": epsilon, **_found(arm.worst(epsilon), best)} for epsilon in bounds],
         "winner": _winner(arm, swept.reruns.get(arm.label, ())),
+        "fixed": _worst_fixed(arm, swept.rows),
         "second": [
-            {"attack": one.attack, **_figures(one.evaluation)}
+            {"attack": one.attack, "samples": one.samples, **_figures(one.evaluation)}
             for one in swept.elsewhere.get(arm.label, ())
             if one.evaluation
         ],
         "cost_to_break": {
-            "bounded": _cost(cost_to_break(tried, settings.threshold, best, settings.bound)),
-            "unbounded": _cost(cost_to_break(tried, settings.threshold, best, None)),
+            "bounded": _cost(_cost_of(arm, before, settings.bound)),
+            "unbounded": _cost(_cost_of(arm, before, None)),
         },
         "curves": {axis: curve(tried, spent, best, settings.bound) for axis, spent in _SPENT.items()},
         "importance": arm.search.importance(),
     }
 
 
+def _worst_fixed(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The recipe's own attack with the highest harmful score at its end, on the same model by the same judge."""
+    if arm.stages.recipe.defenses[arm.label] != arm.run.recipe.defenses[arm.label]:
+        return None  # the defender has made another model
+    last = {}
+    for row in rows:
+        if (row["defense"], row["seed"], row["judge"]) == (arm.label, arm.seed, next(iter(arm.stages.panel))):
+            last[row["attack"]] = row  # rows of an attack are in the order of its steps
+    scored = [row for row in last.values() if row["harmful_score"] is not None]
+    worst = max(scored, key=lambda row: row["harmful_score"], default=None)
+    return worst and {key: worst[key] for key in ("attack", "harmful_score", "finetune_accuracy", "stage")}
+
+
+def _rows_of_the_task(arm: Arm) -> int | None:
+    """How many the search scored."""
+    return next((result(folder)["n_task"] for folder in arm.evaluations.values()), None)
+
+
 def _trial(arm: Arm, trial: Trial, tried: Tried | None, best: float | None) -> dict[str, Any]:
-    attack = arm.again(trial).settings
     found = result(arm.evaluations[trial.number]) if trial.number in arm.evaluations else {}
     return {
         "trial": trial.number,
         "state": trial.state,
         "values": dict(trial.values),
-        "steps": attack.total_steps,
-        "samples": attack.attack.n,
+        "steps": trial.facts.get("planned"),
+        "samples": trial.facts.get("samples"),
         "steps_done": trial.facts.get("steps"),
         "harmful_loss": trial.facts.get("harmful_loss"),
         "harmful_score": found.get("harmful_score"),
@@ -162,6 +197,15 @@ def _found(tried: Tried | None, best: float | None) -> dict[str, Any]:
     }
 
 
+def _cost_of(arm: Arm, before: Path | None, epsilon: float | None) -> Cost | None:
+    """What it took to reach the threshold: nothing, where the model is there before any attack."""
+    score, threshold = result(before)["harmful_score"] if before else None, arm.settings.threshold
+    if score is not None and score >= threshold:
+        return Cost(None, 0, 0, 0, score, 0)
+    taken = [trial.facts.get("steps") or 0 for trial in arm.trials]
+    return cost_to_break(arm.scored(), threshold, arm.best, epsilon, taken)
+
+
 def _cost(cost: Any) -> dict[str, Any] | None:
     return None if cost is None else asdict(cost) | {"product": cost.product}
 
@@ -172,7 +216,7 @@ def _winner(arm: Arm, reruns: Sequence[Rerun]) -> dict[str, Any] | None:
     if winner is None:
         return None
     trial = next(one for one in arm.trials if one.number == winner.number)
-    rows = [_row(one) for one in reruns if one.evaluation]
+    rows = [_row(one, arm) for one in reruns if one.evaluation]
     read = partial(read_verdicts, arm.stages.store.root / "stages")
     found = [read(row) or {} for row in rows]
     return {
@@ -182,12 +226,28 @@ def _winner(arm: Arm, reruns: Sequence[Rerun]) -> dict[str, Any] | None:
         "seeds": rows,
         "harmful_score": _over_seeds(by_common_prompt(found, "harmful_score")),
         "finetune_accuracy": _over_seeds(by_common_prompt(found, "finetune_accuracy")),
+        **_useful(arm, rows),
     }
 
 
-def _row(one: Rerun) -> dict[str, Any]:
+def _useful(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Is the mean utility of the re-runs within the bound? None where that cannot be told."""
+    utilities = [row["utility"] for row in rows]
+    known = bool(rows) and None not in utilities
+    mean = sum(utilities) / len(utilities) if known else None
+    lost = utility_loss(mean, arm.reference)
+    return {
+        "utility": mean,
+        "utility_reference": arm.reference,
+        "utility_loss": lost,
+        "within": None if lost is None else lost <= arm.settings.bound + ROUNDING,
+    }
+
+
+def _row(one: Rerun, arm: Arm) -> dict[str, Any]:
     assert one.evaluation is not None
-    return {"seed": one.seed, **_figures(one.evaluation)}
+    lost = utility_loss(one.utility, arm.reference)
+    return {"seed": one.seed, **_figures(one.evaluation), "utility": one.utility, "utility_loss": lost}
 
 
 def _figures(evaluation: Path) -> dict[str, Any]:
@@ -204,12 +264,19 @@ def _over_seeds(by_seed: Sequence[Sequence[float]]) -> dict[str, Any] | None:
 
 
 def _compare(items: Sequence[dict[str, Any]], swept: Swept, reference: str | None, attacker: Attacker) -> None:
-    """Add `minus_reference`: the worst cases against that of the reference's, each at its own worst attack."""
+    """Add `minus_reference`: the worst cases against that of the reference's, each at its own worst attack.
+
+    Only of attacks that stay within the bound when they are run again.
+    """
     by_label = {item["defense"]: item for item in items}
     for item in items:
         theirs = by_label.get(reference or "")
         item["minus_reference"] = None
-        if theirs is None or theirs is item or not item["winner"] or not theirs["winner"]:
+        if (
+            theirs is None
+            or theirs is item
+            or not all(one["winner"] and one["winner"]["within"] for one in (item, theirs))
+        ):
             continue
         read = partial(read_verdicts, swept.arms[0].stages.store.root / "stages")
         ours, others = ({row["seed"]: row for row in one["winner"]["seeds"]} for one in (item, theirs))
@@ -250,7 +317,7 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
         return f"{name}: no score, for none of its {trials} could be scored.", "open"
     if winner is None:
         return (
-            f"{name}: no score within a loss of utility of {bound}, for none of its {trials} was; "
+            f"{name}: no score within a loss of utility of {bound}: {_none_within(counts)}; "
             f"without a bound the worst case is {_points(unbounded['harmful_score'])}.",
             "open",
         )
@@ -258,26 +325,69 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
     if score is None:
         return f"{name}: the worst attack of its {trials} could not be run again, so its score has no interval.", "open"
     said = (
-        f"{name}: the tuned attacker reaches {_points(score['mean'])} {_ci(score['ci'])} within a loss of utility of "
-        f"{bound}, over {len(winner['seeds'])} fresh seeds"
+        f"{name}: the tuned attacker reaches {_points(score['mean'])} {_ci(score['ci'])} {_kept(winner, bound)}, "
+        f"over {len(winner['seeds'])} fresh seeds{_honest(item)}"
     )
     if item["before"] and item["before"]["harmful_score"] is not None:
         said += f", from {_points(item['before']['harmful_score'])} before the attack"
-    broken = item["cost_to_break"]["bounded"]
-    said += (
-        f"; broken with {broken['steps']} steps, {broken['samples']} rows and {broken['trials']} trials."
-        if broken
-        else f"; no trial reached {attacker.threshold:g}."
-    )
+    said += f"; {_broken(item, attacker.threshold)}."
+    fixed = item["fixed"]
+    if fixed and fixed["harmful_score"] > score["mean"]:
+        accuracy = fixed["finetune_accuracy"]
+        beside = "" if accuracy is None else f" (FA {accuracy:.1f}, held to no bound)"
+        said += f" The fixed attack {fixed['attack']!r} reaches more: {_points(fixed['harmful_score'])}{beside}."
+    for worst in item["worst"][:-1]:
+        if worst["trial"] is None:
+            said += f" Within {100 * worst['epsilon']:g}% there is no score: {_none_within(counts)}."
     if name == reference or reference is None:
         return said, "open"
+    if not winner["within"]:
+        return f"{said} So it is not compared with {reference}.", "open"
     compared, tone = _compared(item["minus_reference"], reference)
     return f"{said} {compared}", tone
 
 
+def _none_within(counts: Mapping[str, int]) -> str:
+    """That no judged trial was within a bound, and of how many that is not known."""
+    said = f"of {counts['scored']} judged trials none was"
+    names = {"pruned": "given up", "unjudged": "not judged"}
+    unknown = [f"{counts[state]} {words}" for state, words in names.items() if counts[state]]
+    return f"{said}, and {' and '.join(unknown)} are unknown" if unknown else said
+
+
+def _broken(item: Mapping[str, Any], threshold: float) -> str:
+    """How the threshold was reached, and whether it still is by the re-runs."""
+    cost, again = item["cost_to_break"]["bounded"], item["winner"]["harmful_score"]["mean"] >= threshold
+    if cost is None:
+        return f"no judged trial within the bound reached {threshold:g}"
+    if cost["trial"] is None:
+        return f"it is above {threshold:g} without any fine-tuning"
+    return (
+        f"in the search, {cost['steps']} steps over {cost['samples']} rows reached {threshold:g} at trial "
+        f"{cost['trials']}, after {cost['spent']} steps in all, and the re-runs {'do' if again else 'do not'}"
+    )
+
+
+def _honest(item: Mapping[str, Any]) -> str:
+    """The accuracies behind the bound, where it is of accuracies."""
+    again, honest = item["winner"]["finetune_accuracy"], item["honest"]["utility"]
+    if again is None or honest is None:
+        return ""
+    return f" (FA {again['mean']:.1f}; after benign rows alone {honest:.1f} on dev)"
+
+
+def _kept(winner: Mapping[str, Any], bound: str) -> str:
+    """What the worst attack leaves of the utility when it is run again."""
+    if winner["within"] is None:
+        return "with a loss of utility that is not known"
+    if winner["within"]:
+        return f"within a loss of utility of {bound}"
+    return f"and loses {100 * winner['utility_loss']:.0f}% of the utility when run again, more than the {bound} allowed"
+
+
 def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str]:
     if minus is None or minus["ci"] is None:
-        return f"There is no interval for its difference to {reference}.", "open"
+        return f"There is no figure for its difference to {reference}.", "open"
     points = f"{minus['mean']:+.1f} {_ci(minus['ci'], signed=True)} points to {reference}".replace("-", "−")
     points += f", paired on {minus['n_pairs']} prompts"
     low, high = minus["ci"]

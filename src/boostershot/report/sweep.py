@@ -26,6 +26,7 @@ class Line:
 
     defense: str
     before: str
+    honest: str  # the accuracy after benign rows alone
     worst: Sequence[str]  # one a bound, the last without
     again: str
     accuracy: str
@@ -37,6 +38,7 @@ class SweepView:
     """Everything that the section shows."""
 
     budget: str
+    resolution: str
     verdicts: Sequence[tuple[str, str]]  # sentence, tone
     bounds: Sequence[str]
     lines: Sequence[Line]
@@ -57,6 +59,7 @@ def sweep_view(content: Content | None, styles: Mapping[str, int]) -> SweepView 
     items = content["defenses"]
     return SweepView(
         _budget(content),
+        _resolution(content),
         [(item["verdict"], item["tone"]) for item in items],
         _bounds(content),
         [_line(item) for item in items],
@@ -78,11 +81,16 @@ def sweep_table(content: Content) -> RenderableType:
     for bound in _bounds(content):
         table.add_column(bound, justify="right", no_wrap=True)
     table.add_column("again", justify="right", no_wrap=True)
+    table.add_column("honest", justify="right", no_wrap=True)
     for item in content["defenses"]:
         line = _line(item)
-        table.add_row(line.defense, *line.worst, line.again)
+        table.add_row(line.defense, *line.worst, line.again, line.honest)
     title = Text("Tuned attacker", style="bold").append(f"  {_budget(content)}", style="not bold dim")
-    note = Text("HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds", style="dim")
+    note = Text(
+        "HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds; honest: the accuracy "
+        f"after benign rows alone. {_resolution(content)}".rstrip(),
+        style="dim",
+    )
     second = [Text(_second_says(item)) for item in content["defenses"] if item["second"]]
     failed = [Text(f"failed: {one['defense']}: {one['error']}", style="red") for one in content["failed"]]
     return Group(title, table, note, *(Text(item["verdict"]) for item in content["defenses"]), *second, *failed)
@@ -104,6 +112,19 @@ def _budget(content: Content) -> str:
     )
 
 
+def _resolution(content: Content) -> str:
+    """How fine a bound on the accuracy can be told with the rows of the task that were scored."""
+    known = [100 * item["resolution"] for item in content["defenses"] if item["resolution"] is not None]
+    if not known:
+        return ""
+    span = (
+        f"{min(known):.0f}%" if f"{min(known):.0f}" == f"{max(known):.0f}" else f"{min(known):.0f} to {max(known):.0f}%"
+    )
+    return (
+        f"One standard error of a difference of accuracies is {span} of the best: a tighter bound is below the noise."
+    )
+
+
 def _bounds(content: Content) -> list[str]:
     return [*(f"≤ {100 * epsilon:g}%" for epsilon in content["attacker"]["epsilons"]), "any"]
 
@@ -111,17 +132,25 @@ def _bounds(content: Content) -> list[str]:
 def _line(item: Content) -> Line:
     winner, cost = item["winner"] or {}, item["cost_to_break"]["bounded"]
     spent = "not broken" if winner else "no score"
-    if cost:
+    if cost and cost["trial"] is None:
+        spent = "needs no fine-tuning"
+    elif cost:
         spent = f"{cost['steps']} × {cost['samples']} × {cost['trials']} = {cost['product']:,}"
     before = item["before"] or {}
     return Line(
         name(item["defense"]),
         number(before.get("harmful_score")),
+        _honest(item),
         [_worst(one) for one in item["worst"]],
         estimate(winner.get("harmful_score")) if winner else "no score",
         estimate(winner.get("finetune_accuracy")) if winner else "–",
         spent,
     )
+
+
+def _honest(item: Content) -> str:
+    """The accuracy after benign rows alone; a dash where the utility is another."""
+    return "–" if item["honest"]["utility"] is None else number(item["honest"]["utility"])
 
 
 def _second(item: Content) -> tuple[Content | None, Content | None]:
