@@ -303,7 +303,7 @@ def test_a_defenders_search_and_texts_know_their_contents_too(monkeypatch, tmp_p
     space = read_space({"lam": [1, 5]}, "space")
     sweep = load_recipe("quickstart", {"sweep.attacker": BUDGET, "sweep.defender": {
         "trials": 1, "spaces": {"booster": {"lam": [1, 5]}}, "attacks": [BASE]}}).sweep  # fmt: skip
-    (tmp_path / "x").mkdir()
+    assert sweep is not None
     one = Defended("booster", stages, sweep, space).search
     monkeypatch.setattr(Stages, "identity", lambda self: {"model": "still other weights"})
     two = Defended("booster", stages, sweep, space).search
