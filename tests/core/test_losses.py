@@ -107,6 +107,14 @@ def test_a_model_whose_decoder_cannot_be_replaced_is_projected_at_once(monkeypat
     assert Oracle(model).loss(rows) == expected
 
 
+def test_weights_that_each_call_gathers_from_all_processes_are_not_even_tried(monkeypatch):
+    """One process might try and another not: the first would wait for ever."""
+    model = tiny_gpt2()
+    monkeypatch.setattr(boostershot.core.losses, "FSDPModule", type(model))
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("runs"))
+    assert not projects_alone(model)
+
+
 @both_models
 def test_losses_of_single_rows_in_order(build):
     model, rows = build(dtype=torch.float64, std=0.2), Rows.of(random_batch())

@@ -11,16 +11,17 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from boostershot.core.batch import Layout, Rows, padded, trie
-from boostershot.core.sharded import is_sharded
 from boostershot.core.temporarily import keeping_modes, other_forwards
 
 PIECE = 2**26  # bytes of float32 logits that are there at once; below that all positions are projected together
 _reads_tries: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _projects_alone: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_REFUSALS = (TypeError, ValueError, RuntimeError, IndexError)  # of models that cannot read what a trial gives them
 
 
 def token_losses(model: nn.Module, layout: Layout) -> Tensor:
@@ -93,21 +94,18 @@ def _full(logits: Tensor) -> Tensor:
 def projects_alone(model: nn.Module) -> bool:
     """Does the model give the same losses where its decoder's hidden states are handed to what comes after?
 
-    Tried once for each model, as `reads_tries`. Sharded weights are gathered in each call, of which processes with
-    other numbers of positions would make other numbers: not for them.
+    Tried once for each model, as `reads_tries`. Not where `fully_shard` was applied: each call gathers weights from all
+    processes, and one with fewer positions would make fewer calls, the trial's among them.
     """
     if model not in _projects_alone:
-        layout = padded(probe_rows(model))
-        try:
-            with keeping_modes(model), torch.no_grad():
-                model.eval()
-                expected = losses_at_once(model, layout)
-                hidden, output = decoded(model, layout)
-                actual = _projected_losses(model, hidden, layout.targets, output)
-            agree = torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
-        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
-            agree = False
-        _projects_alone[model] = agree and not is_sharded(model.parameters())
+
+        def trial() -> tuple[Tensor, Tensor]:
+            layout = padded(probe_rows(model))
+            hidden, output = decoded(model, layout)
+            return losses_at_once(model, layout), _projected_losses(model, hidden, layout.targets, output)
+
+        gathers = any(isinstance(module, FSDPModule) for module in model.modules())
+        _projects_alone[model] = not gathers and _agree(model, trial, (*_REFUSALS, AttributeError))
     return _projects_alone[model]
 
 
@@ -202,17 +200,25 @@ def reads_tries(model: nn.Module) -> bool:
     float mask (flash attention).
     """
     if model not in _reads_tries:
-        rows = probe_rows(model)
-        try:
-            with keeping_modes(model), torch.no_grad():
-                model.eval()
-                expected = token_losses(model, padded(rows))
-                actual = token_losses(model, trie(rows, next(model.parameters()).dtype))
-            agree = torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
-        except (TypeError, ValueError, RuntimeError, IndexError):
-            agree = False
-        _reads_tries[model] = agree
+
+        def trial() -> tuple[Tensor, Tensor]:
+            rows = probe_rows(model)
+            in_rows = token_losses(model, padded(rows))
+            return in_rows, token_losses(model, trie(rows, next(model.parameters()).dtype))
+
+        _reads_tries[model] = _agree(model, trial, _REFUSALS)
     return _reads_tries[model]
+
+
+def _agree(model: nn.Module, trial: Callable[[], tuple[Tensor, Tensor]], refusals: tuple[type[Exception], ...]) -> bool:
+    """Does the model, dropout off, give the two alike? No where it refuses one."""
+    try:
+        with keeping_modes(model), torch.no_grad():
+            model.eval()
+            one, other = trial()
+        return torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+    except refusals:
+        return False
 
 
 def probe_rows(model: nn.Module) -> Rows:

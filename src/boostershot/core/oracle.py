@@ -415,6 +415,8 @@ class Oracle:
         Where parameters are sharded, each forward gathers them from all processes: there are as many in each process,
         the last of them without supervision where rows have run out.
         """
+        if self._shards:
+            reads_tries(self.model)  # a trial runs the model, which all must do at the same time
         if self.tokens_per_micro_batch is None:
             micros = rows.split(self.micro_batch_size)
         else:
@@ -423,7 +425,6 @@ class Oracle:
             micros = rows.packed(self.micro_batch_size, budget, shared, in_order=in_order or in_rows)
         if not self._shards:
             return micros
-        reads_tries(self.model)  # a trial runs the model, which all must do at the same time
         sharded.modules(self.model)
         count = torch.tensor(len(micros), device=self.params[0].device)
         dist.all_reduce(count, dist.ReduceOp.MAX)
