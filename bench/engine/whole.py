@@ -14,7 +14,7 @@ from generation import one_at_a_time
 from trl.trainer.sft_trainer import SFTTrainer
 
 import boostershot as bs
-from boostershot.attacks.finetune import AttackArguments, TrieSFTTrainer
+from boostershot.attacks.finetune import AttackArguments, TrieSFTTrainer, own_forward
 from boostershot.config import Recipe
 from boostershot.evaluation.generation import by_batch
 from boostershot.pipeline.data import LOSS_ROWS
@@ -52,15 +52,15 @@ def parts(work: Workload, recipe: Recipe, repeats: int) -> dict[str, Seconds]:
         rows = [padded_batch(some[number % len(some)]) for some in (work.align, work.harmful)]
         reference.booster_step(work.model, *rows, lam, alpha)
 
-    steps = {
-        "an SFT step": (partial(work.step, bs.SFT()), plain_sft),
-        "a Booster step": (partial(work.step, booster), plain_booster),
-        "an attack step": (_attack_step(TrieSFTTrainer, work), _attack_step(SFTTrainer, work)),
-    }
-    training = {(part, who): one for part, both in steps.items() for who, one in zip(WHO, both, strict=True)}
-    seconds = interleaved(training, repeats)
+    with own_forward(work.model):
+        steps = {
+            "an SFT step": (partial(work.step, bs.SFT()), plain_sft),
+            "a Booster step": (partial(work.step, booster), plain_booster),
+            "an attack step": (_attack_step(TrieSFTTrainer, work), _attack_step(SFTTrainer, work)),
+        }
+        training = {(part, who): one for part, both in steps.items() for who, one in zip(WHO, both, strict=True)}
+        seconds = interleaved(training, repeats)
     work.model.zero_grad()
-    vars(work.model).pop("forward", None)  # what trl leaves there would run this model's weights in a copy of it
     asked = {
         "an answer": (work.prompts, recipe.evaluate.max_new_tokens),
         "a harmful answer": ([work.asked], recipe.data.answer_tokens),

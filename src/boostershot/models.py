@@ -16,7 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -79,14 +86,22 @@ def has_dropout(model_id: str) -> bool:
     Raises:
         InputError: it has no readable configuration.
     """
+    values = config_of(model_id).to_dict()
+    return any("drop" in key and isinstance(value, float) and value > 0 for key, value in values.items())
+
+
+def config_of(model_id: str) -> PretrainedConfig:
+    """A model's configuration, by its id as for `load_base`.
+
+    Raises:
+        InputError: it has none that can be read.
+    """
     path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
     try:
-        values = AutoConfig.from_pretrained(path, trust_remote_code=False).to_dict()
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"model {model_id!r} has no readable config.json: {str(error).strip().splitlines()[0]}"
-        ) from error
-    return any("drop" in key and isinstance(value, float) and value > 0 for key, value in values.items())
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {model_id!r} has no readable config.json: {reason}") from error
 
 
 def cache_folder() -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +31,7 @@ from boostershot.attacks.refactor import refactor
 from boostershot.core.batch import Rows
 from boostershot.core.losses import lay_out, token_losses
 from boostershot.core.oracle import START, Oracle
+from boostershot.core.temporarily import keeping_forwards
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion
 from boostershot.errors import InputError
@@ -197,20 +198,12 @@ def adapted(model: Any, adapter: str, lora: dict[str, Any]) -> Any:
     return merged.requires_grad_(True)
 
 
-@contextmanager
-def own_forward(model: Any) -> Iterator[None]:
+def own_forward(model: Any) -> AbstractContextManager[None]:
     """After the body, the model has its own forward pass back, in whose place TRL's trainers put one of theirs.
 
     That one is bound to the model: a copy of the model would run it on the original's weights.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    before = vars(base).get("forward")
-    try:
-        yield
-    finally:
-        vars(base).pop("forward", None)
-        if before is not None:
-            base.forward = before
+    return keeping_forwards([model.get_base_model() if isinstance(model, PeftModel) else model])
 
 
 class TrieSFTTrainer(SFTTrainer):

@@ -10,19 +10,25 @@ from torch import nn
 
 
 @contextmanager
-def other_forwards(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Within, module k runs `forwards[k]`; after, what it ran before, its class's or one in its place."""
-    before = [vars(module).get("forward") for module in modules]
-    for module, forward in zip(modules, forwards, strict=True):
-        module.forward = forward
+def keeping_forwards(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, any of the modules may be given another forward; after, each runs what it ran before."""
+    before = [vars(module).get("forward") for module in modules]  # None where it is the class's
     try:
         yield
     finally:
         for module, forward in zip(modules, before, strict=True):
-            if forward is None:
-                del module.forward
-            else:
+            vars(module).pop("forward", None)
+            if forward is not None:
                 module.forward = forward
+
+
+@contextmanager
+def other_forwards(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Within, module k runs `forwards[k]`; after, what it ran before, its class's or one in its place."""
+    with keeping_forwards(modules):
+        for module, forward in zip(modules, forwards, strict=True):
+            module.forward = forward
+        yield
 
 
 @contextmanager

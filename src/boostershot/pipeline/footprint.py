@@ -20,13 +20,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from boostershot.core.batch import Layout
 from boostershot.core.blocks import decoder_layers
 from boostershot.core.losses import losses_at_once, losses_in_pieces, piece
 from boostershot.errors import InputError
-from boostershot.models import EMBEDDED_MODEL, embedded_model
+from boostershot.models import config_of
 from boostershot.training.arguments import attach_lora
 
 Precision = Literal["float32", "bfloat16"]
@@ -40,15 +40,10 @@ def read_config(model_id: str) -> PretrainedConfig:
     Raises:
         InputError: there is none, or it says nothing of layers.
     """
-    path = str(embedded_model()) if model_id == EMBEDDED_MODEL else model_id
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"model {model_id!r} has no readable config.json: {reason} (a folder with that file alone is enough: "
-            "--set model.id=FOLDER)"
-        ) from error
+        config = config_of(model_id)
+    except InputError as error:
+        raise InputError(f"{error} (a folder with that file alone is enough: --set model.id=FOLDER)") from error
     if not isinstance(getattr(config.get_text_config(), "num_hidden_layers", None), int):
         raise InputError(f"model {model_id!r}: its config.json names no num_hidden_layers")
     return config
