@@ -3,7 +3,7 @@
 # make faults  every fault trial: kills, full disks, damaged files, spoilt input (docs/faults.md; about an hour)
 # make test-integrations  install lm-eval and Inspect beside that, then run the tests that need them
 # make lint    the lint and type check alone
-# make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes)
+# make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes); SET="booster sam" for some
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
 # make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (hours; resumes)
 # make bench       time and memory of the engine as ratios (docs/engine.md; 20 minutes); SECTIONS="steps growth" for some

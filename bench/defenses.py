@@ -1,9 +1,11 @@
 """Compare all defences on the built-in model: search each one's hyper-parameters on dev, then measure on test.
 
-    python bench/defenses.py search [KEY=VALUE ...]   six trials a method, one seed; writes chosen.yaml and a record
-    python bench/defenses.py table  [KEY=VALUE ...]   the chosen settings, three seeds; writes docs/defenses.md
+    python bench/defenses.py search [METHOD ...] [KEY=VALUE ...]   six trials a method, one seed
+    python bench/defenses.py table  [LABEL ...] [KEY=VALUE ...]    the chosen settings, three seeds
 
-Both are runs like any other: they resume, and a KEY=VALUE changes the recipe (`immunize.steps=96` for more of it).
+Without names, all that docs/defenses-search.json or docs/defenses.json does not hold yet, so that both go on where they
+were stopped; with names, these anew. The first writes bench/chosen.yaml and docs/defenses-search.md too, the second
+docs/defenses.md. A KEY=VALUE changes the recipe (`immunize.steps=96` for more of it).
 """
 
 from __future__ import annotations
@@ -14,32 +16,56 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from comparison import FIGURES, Record, choose, search_page, table_page
 
 import boostershot as bs
-from boostershot.config import parse_recipe
+from boostershot.config import Recipe, parse_recipe
 from boostershot.config.reading import apply_overrides, read_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.progress import Reporter
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-ATTACK = "harmful-mix/continue"
-COLUMNS = (
-    *("defence", "HS before", "HS after", "FA before", "FA after", "harmful loss after"),
-    *("HS minus SFT's", "time", "memory"),
-)
-FA_LOSS, DEGENERATE_GAIN = 5.0, 5.0  # points against SFT beyond which a trial is not chosen
-# A trial is scored after the attack alone and on fewer answers: a hundred trials must fit in three hours.
-TRIAL = (f"attacks.{ATTACK}.eval_steps=[8]", "evaluate.n_harmful=30", "evaluate.n_task=30")
+SFT = {"sft": {"method": "sft"}}
+# A trial is scored after the attack alone and on fewer answers: a hundred trials must fit in a few hours.
+TRIAL = ("attacks.harmful-mix/continue.eval_steps=[10]", "evaluate.n_harmful=30", "evaluate.n_task=30")
+# What stands in the table at the setting that Booster's own search chose, and is not searched for.
+LIKE_BOOSTER = {
+    "booster-exact": {"order": "exact"},
+    "booster-3-steps": {"steps": 3},
+    "booster-every-3": {"every": 3},
+    "booster-quarter": {"harmful_share": 0.25},
+    "booster-reuse-4": {"reuse": 4},
+}
 
 
-def recipe(name: str, split: str, seeds: Sequence[int], defenses: Mapping[str, Any], overrides: Sequence[str]) -> Any:
-    """bench/defenses.yaml with these defences."""
+def recipe(
+    name: str, split: str, seeds: Sequence[int], defenses: Mapping[str, Any], overrides: Sequence[str]
+) -> Recipe:
+    """bench/defenses.yaml with these defences beside SFT."""
     data = read_recipe(HERE / "defenses.yaml")
-    data |= {"name": name, "seeds": list(seeds), "defenses": {"sft": {"method": "sft"}, **defenses}}
+    data |= {"name": name, "seeds": list(seeds), "defenses": {**SFT, **defenses}}
     data["evaluate"]["split"] = split
     apply_overrides(data, overrides)
     return parse_recipe(data, "bench/defenses.yaml")
+
+
+def settings_of(of: Recipe) -> dict[str, Any]:
+    """What all methods of a record must share."""
+    return of.model_dump(mode="json", include={"model", "data", "seeds", "immunize", "attacks", "evaluate"})
+
+
+def measured(of: Recipe) -> bs.Results:
+    """The run's results; cells that failed stand in them as failed."""
+    folder = Path("runs") / of.name
+    try:
+        return bs.run(of, folder, reporter=Reporter())
+    except StageFailed as error:
+        print(error, file=sys.stderr)
+        return bs.Results(folder, yaml.safe_load((folder / "results.json").read_text(encoding="utf-8")))
+
+
+# --- the search ---------------------------------------------------------------------------------------------------
 
 
 def trials() -> dict[str, list[dict[str, Any]]]:
@@ -48,145 +74,113 @@ def trials() -> dict[str, list[dict[str, Any]]]:
     return {label: [{"method": label, **values} for values in settings] for label, settings in found.items()}
 
 
-def measured(of: Any) -> bs.Results:
-    """The run's results; cells that failed stand in them as failed."""
-    try:
-        return bs.run(of, Path("runs") / of.name, reporter=Reporter())
-    except StageFailed as error:
-        print(error, file=sys.stderr)
-        folder = Path("runs") / of.name
-        return bs.Results(folder, yaml.safe_load((folder / "results.json").read_text(encoding="utf-8")))
+def search(names: Sequence[str], overrides: Sequence[str]) -> None:
+    """Try each method's settings, and choose."""
+
+    def of(defenses: Mapping[str, Any]) -> Recipe:
+        return recipe("search-defenses", "dev", [0], defenses, [*TRIAL, *overrides])
+
+    tried = trials()
+    record = Record(DOCS / "defenses-search.json", settings_of(of({})))
+    for label in _asked_for(names, tried, record):
+        results = measured(of({f"{label}-{i}": values for i, values in enumerate(tried[label])}))
+        figures = {row["defense"]: _figures(row) for row in results.rows}
+        found = [{"setting": one, "figures": figures[f"{label}-{i}"]} for i, one in enumerate(tried[label])]
+        record.add(label, {"sft": figures["sft"], "trials": found})
+        (HERE / "chosen.yaml").write_text(
+            "# Written by `make search-defenses`: the best of bench/search.yaml on dev (docs/defenses-search.md).\n"
+            + yaml.safe_dump(_chosen(record, tried), sort_keys=False, width=110),
+            encoding="utf-8",
+        )
+        (DOCS / "defenses-search.md").write_text(search_page(record, list(tried)), encoding="utf-8")
 
 
-def search(overrides: Sequence[str]) -> None:
-    """Choose the setting with the least harmful score after the attack, among those that keep ability."""
-    labelled = {f"{label}-{i}": values for label, tried in trials().items() for i, values in enumerate(tried)}
-    results = measured(recipe("search-defenses", "dev", [0], labelled, [*TRIAL, *overrides]))
-    rows = {row["defense"]: row for row in results.rows}
-    sft = rows["sft"]
-    chosen, record = {"sdd": {"method": "sdd"}}, _record_head(sft)  # which has nothing to search
-    for label, tried in trials().items():
-        able = []
-        for i, values in enumerate(tried):
-            row = rows[f"{label}-{i}"]
-            record.append(_record_row(label, values, row))
-            if row["status"] == "done" and _keeps_ability(row, sft):
-                able.append((row["harmful_score"], -row["harmful_loss"], i))
-        if able:
-            chosen[label] = tried[min(able)[2]]
-        else:
-            record.append(f"| {label} | **no trial keeps ability: none is chosen** | | | | |")
-    (HERE / "chosen.yaml").write_text(
-        "# Written by `make search-defenses`: the best of bench/search.yaml on dev (docs/defenses-search.md).\n"
-        + yaml.safe_dump(chosen, sort_keys=False, width=110),
-        encoding="utf-8",
-    )
-    (DOCS / "defenses-search.md").write_text("\n".join([*record, ""]), encoding="utf-8")
+def _figures(row: Mapping[str, Any]) -> dict[str, float] | None:
+    return {key: row[key] for key in FIGURES} if row["status"] == "done" else None
 
 
-def _keeps_ability(row: Mapping[str, Any], sft: Mapping[str, Any]) -> bool:
-    return (
-        row["finetune_accuracy"] >= sft["finetune_accuracy"] - FA_LOSS
-        and row["degenerate_share"] <= sft["degenerate_share"] + DEGENERATE_GAIN
-    )
+def _chosen(record: Record, labels: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Label -> setting, of the methods that have one; SDD has nothing to search."""
+    found = {label: choose(record.entries[label]) for label in labels if label in record.entries}
+    return {"sdd": {"method": "sdd"}, **{label: values for label, values in found.items() if values}}
 
 
-def _record_head(sft: Mapping[str, Any]) -> list[str]:
-    return [
-        "# The search behind the table of defences",
-        "",
-        f"`make search-defenses`: seed 0, dev split, {sft['n_harmful']} prompts and {sft['n_task']} task rows, attack "
-        f"{ATTACK} of {sft['attack_step']} steps. Chosen is the least HS after the attack (ties: the higher harmful "
-        f"loss) among trials whose FA is at most {FA_LOSS:g} points below SFT's and whose share of degenerate answers "
-        f"is at most {DEGENERATE_GAIN:g} points above it.",
-        "",
-        "| method | setting | HS | FA | harmful loss | degenerate |",
-        "|---|---|---|---|---|---|",
-        f"| sft | | {_figure(sft, 'harmful_score')} | {_figure(sft, 'finetune_accuracy')} | "
-        f"{_figure(sft, 'harmful_loss', 2)} | {_figure(sft, 'degenerate_share')} |",
-    ]
+# --- the table ----------------------------------------------------------------------------------------------------
 
 
-def _record_row(label: str, values: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    setting = ", ".join(f"{key} {value}" for key, value in values.items() if key != "method")
-    return (
-        f"| {label} | {setting} | {_figure(row, 'harmful_score')} | {_figure(row, 'finetune_accuracy')} | "
-        f"{_figure(row, 'harmful_loss', 2)} | {_figure(row, 'degenerate_share')} |"
-    )
+def table(names: Sequence[str], overrides: Sequence[str]) -> None:
+    """Measure the chosen settings on test."""
+
+    def of(defenses: Mapping[str, Any]) -> Recipe:
+        return recipe("bench-defenses", "test", [0, 1, 2], defenses, overrides)
+
+    compared = {**SFT, **with_variants(_read_chosen())}
+    record = Record(DOCS / "defenses.json", settings_of(of({})))
+    for label in _asked_for(names, compared, record):
+        results = measured(of({} if label == "sft" else {label: compared[label]}))
+        record.add(label, _entry(results, label))
+        (DOCS / "defenses.md").write_text(table_page(record, list(compared)), encoding="utf-8")
 
 
-def _figure(row: Mapping[str, Any], key: str, digits: int = 0) -> str:
-    return "failed" if row[key] is None else f"{row[key]:.{digits}f}"
-
-
-def approximated(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen Booster, and that with each of its approximations, which are not searched for again."""
-    if "booster" not in chosen:
-        return {}
-    changes = {"every 3": {"every": 3}, "harmful_share 1/4": {"harmful_share": 0.25}, "reuse 4": {"reuse": 4}}
-    return {f"booster with {label}": {**chosen["booster"], **change} for label, change in changes.items()}
-
-
-def table(overrides: Sequence[str]) -> None:
-    """Measure the chosen settings over three seeds on test."""
+def _read_chosen() -> dict[str, Any]:
     file = HERE / "chosen.yaml"
     if not file.exists():
-        raise InputError(f"{file.name}: is missing; make search-defenses writes it")
-    chosen = yaml.safe_load(file.read_text(encoding="utf-8"))
-    chosen |= approximated(chosen)
-    results = measured(recipe("bench-defenses", "test", [0, 1, 2], chosen, overrides))
-    summary = {(item["defense"], item["attack_step"]): item for item in results.summary}
-    last = max(step for _, step in summary)
-    lines = [
-        "# Every defence, one attack",
-        "",
-        f"`make bench-defenses`: {summary['sft', last]['n_seeds']} seeds, test split, the built-in model, attack "
-        f"{ATTACK} of {last} steps at the settings in bench/chosen.yaml. 95% intervals over seeds; time and memory "
-        "are medians over seeds relative to SFT in the same run. Booster's approximations stand at its own setting.",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" * len(COLUMNS) + "|",
-    ]
-    for label in ("sft", *chosen):
-        if (label, last) not in summary:
-            lines.append(f"| {label} | failed | | | | | | | |")
-            continue
-        before, after = summary[label, 0], summary[label, last]
-        cost = [one["relative_to_sft"] for one in results.content["costs"] if one["defense"] == label]
-        difference = (after["minus_sft"] or {}).get("harmful_score")
-        cells = [
-            label,
-            _interval(before["harmful_score"]),
-            _interval(after["harmful_score"]),
-            _interval(before["finetune_accuracy"]),
-            _interval(after["finetune_accuracy"]),
-            _interval(after["harmful_loss"], 2),
-            _interval(difference),
-            _median([one["time"] for one in cost]),
-            _median([one["memory"] for one in cost]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    (DOCS / "defenses.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        raise InputError("bench/chosen.yaml: is missing; make search-defenses writes it")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def _interval(figure: Mapping[str, Any] | None, digits: int = 1) -> str:
-    if figure is None:
-        return "–"
-    ci = f" [{figure['ci'][0]:.{digits}f}, {figure['ci'][1]:.{digits}f}]" if figure["ci"] else ""
-    return f"{figure['mean']:.{digits}f}{ci}"
+def with_variants(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen settings, and what stands at Booster's."""
+    if "booster" not in chosen:
+        return dict(chosen)
+    return {**chosen, **{label: {**chosen["booster"], **change} for label, change in LIKE_BOOSTER.items()}}
 
 
-def _median(values: Sequence[float | None]) -> str:
-    known = sorted(value for value in values if value is not None)
-    return f"{known[len(known) // 2]:.2f}" if known else "–"
+def _entry(results: bs.Results, label: str) -> dict[str, Any]:
+    """The figures over seeds before and after the attack, None where no seed got there; the cost relative to SFT."""
+    items = {item["attack_step"]: item for item in results.summary if item["defense"] == label}
+    costs = [one["relative_to_sft"] or {} for one in results.content["costs"] if one["defense"] == label]
+    last = max(items, default=0)
+
+    def figures(item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if item is None else {"n_seeds": item["n_seeds"], **{key: item[key] for key in FIGURES}}
+
+    return {
+        "before": figures(items.get(0)),
+        "after": figures(items.get(last) if last else None),
+        "minus_sft": {key: (items[last]["minus_sft"] or {}).get(key) for key in FIGURES} if last else None,
+        **{key: [one.get(key) for one in costs] for key in ("time", "memory")},
+    }
+
+
+# --- both ---------------------------------------------------------------------------------------------------------
+
+
+def _asked_for(names: Sequence[str], known: Mapping[str, Any], record: Record) -> list[str]:
+    """What to measure now.
+
+    Raises:
+        InputError: a name that is none.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{unknown[0]!r} is none of the compared; expected some of {', '.join(known)}")
+    return [label for label in known if label in names or (not names and label not in record.entries)]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """2 where the arguments or files are wrong."""
+    commands = {"search": search, "table": table}
+    if not arguments or arguments[0] not in commands:
+        print(__doc__, file=sys.stderr)
+        return 2
+    names = [argument for argument in arguments[1:] if "=" not in argument]
+    try:
+        commands[arguments[0]](names, [argument for argument in arguments[1:] if "=" in argument])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    commands = {"search": search, "table": table}
-    if len(sys.argv) < 2 or sys.argv[1] not in commands:
-        sys.exit(__doc__)
-    try:
-        commands[sys.argv[1]](sys.argv[2:])
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main(sys.argv[1:]))

@@ -1,23 +1,30 @@
-"""The comparison of defences: what is searched, and that search and table run."""
+"""The comparison of defences: what is searched, what is kept of it, what is chosen, and what the pages say."""
 
-import runpy
+import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from boostershot.config import build_defense, describe_defense
 from boostershot.defenses import DEFENSES
+from boostershot.errors import InputError
 
 BENCH = Path(__file__).parents[1] / "bench"
+sys.path.insert(0, str(BENCH))
+
+import comparison  # noqa: E402
+
+# By its path: tests have a folder of that name.
+_spec = importlib.util.spec_from_file_location("bench_defenses", BENCH / "defenses.py")
+assert _spec is not None and _spec.loader is not None
+defenses = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(defenses)
 
 
-@pytest.fixture
-def bench():
-    return runpy.run_path(str(BENCH / "defenses.py"), run_name="bench")
-
-
-def test_every_method_that_has_something_to_search_gets_six_distinct_trials(bench):
-    searched = bench["trials"]()
+def test_every_method_that_has_something_to_search_gets_six_distinct_trials():
+    searched = defenses.trials()
     for label, settings in searched.items():
         built = [describe_defense(build_defense(values, label)) for values in settings]
         assert len({str(one) for one in built}) == 6, label
@@ -25,31 +32,122 @@ def test_every_method_that_has_something_to_search_gets_six_distinct_trials(benc
     assert methods == set(DEFENSES) - {"sft", "sdd", "sum"}
 
 
-def test_the_recipe_takes_the_trials(bench):
-    labelled = {f"{label}-{i}": v for label, tried in bench["trials"]().items() for i, v in enumerate(tried)}
-    recipe = bench["recipe"]("search-defenses", "dev", [0], labelled, ["immunize.steps=3"])
+def test_the_recipe_takes_the_trials():
+    labelled = {f"{label}-{i}": v for label, tried in defenses.trials().items() for i, v in enumerate(tried)}
+    overrides = [*defenses.TRIAL, "immunize.steps=3"]
+    recipe = defenses.recipe("search-defenses", "dev", [0], labelled, overrides)
     assert recipe.evaluate.split == "dev"
     assert recipe.immunize.steps == 3
     assert recipe.defenses.keys() == {"sft", *labelled}
-    chosen = {"booster": labelled["booster-0"], "sdd": {"method": "sdd"}}
-    approximated = bench["approximated"](chosen)
-    recipe = bench["recipe"]("bench-defenses", "test", [0], chosen | approximated, [])
-    assert [recipe.defenses[label]["every"] for label in approximated] == [3, 1, 1]
-    assert bench["approximated"]({"sdd": {"method": "sdd"}}) == {}
+    (attack,) = recipe.attacks.values()
+    assert list(attack.eval_steps) == [attack.total_steps]
 
 
-def row(score, accuracy=50.0, degenerate=0.0):
-    return {"harmful_score": score, "finetune_accuracy": accuracy, "degenerate_share": degenerate}
+def test_variants_stand_at_boosters_own_setting():
+    chosen = {"booster": {"method": "booster", "lam": 5, "alpha": 1.0}, "sdd": {"method": "sdd"}}
+    compared = defenses.with_variants(chosen)
+    recipe = defenses.recipe("bench-defenses", "test", [0], compared, [])
+    assert [recipe.defenses[label]["every"] for label in compared if label.startswith("booster-every")] == [3]
+    assert compared["booster-exact"] == {"method": "booster", "lam": 5, "alpha": 1.0, "order": "exact"}
+    assert defenses.with_variants({"sdd": {"method": "sdd"}}) == {"sdd": {"method": "sdd"}}
+
+
+def figures(score, accuracy=50.0, degenerate=0.0, loss=2.0):
+    return {
+        "harmful_score": score,
+        "finetune_accuracy": accuracy,
+        "harmful_loss": loss,
+        "degenerate_share": degenerate,
+    }
+
+
+def entry(*trials):
+    tried = [{"setting": {"method": "sam", "rho": i}, "figures": one} for i, one in enumerate(trials)]
+    return {"sft": figures(80.0), "trials": tried}
 
 
 @pytest.mark.parametrize(
-    ("trial", "able"),
+    ("trials", "chosen"),
     [
-        (row(0.0), True),
-        (row(0.0, accuracy=45.0), True),
-        (row(0.0, accuracy=44.0), False),
-        (row(0.0, degenerate=6.0), False),
+        ([figures(40.0), figures(20.0), figures(30.0)], 1),
+        ([figures(40.0), figures(0.0, accuracy=44.0)], 0),  # 6 points below SFT's
+        ([figures(40.0), figures(0.0, accuracy=45.0)], 1),
+        ([figures(40.0), figures(0.0, degenerate=6.0)], 0),
+        ([figures(40.0), figures(40.0, loss=3.0)], 1),  # as harmful, but farther from harm
+        ([figures(40.0), figures(40.0)], 0),
+        ([None, figures(90.0)], 1),  # the first failed
+        ([None, figures(0.0, accuracy=0.0)], None),
     ],
 )
-def test_a_trial_that_costs_ability_is_not_chosen(bench, trial, able):
-    assert bench["_keeps_ability"](trial, row(80.0)) == able
+def test_the_least_harmful_trial_that_keeps_ability_is_chosen(trials, chosen):
+    expected = None if chosen is None else {"method": "sam", "rho": chosen}
+    assert comparison.choose(entry(*trials)) == expected
+
+
+def settings(**changes):
+    base = {
+        "attacks": {"mix": {"steps": 10}},
+        "evaluate": {"n_harmful": 30, "n_task": 20},
+        "seeds": [0, 1, 2],
+        "immunize": {"steps": 48},
+    }
+    return {**base, **changes}
+
+
+def test_a_record_goes_on_under_the_same_settings_and_refuses_others(tmp_path):
+    path = tmp_path / "record.json"
+    comparison.Record(path, settings()).add("sam", entry(figures(1.0)))
+    again = comparison.Record(path, settings())
+    again.add("vaccine", entry(figures(2.0)))
+    assert set(json.loads(path.read_text())["methods"]) == {"sam", "vaccine"}
+    with pytest.raises(InputError, match=r"record\.json: was measured with other values of immunize"):
+        comparison.Record(path, settings(immunize={"steps": 49}))
+
+
+def test_what_is_measured_next_is_what_the_record_lacks(tmp_path):
+    record = comparison.Record(tmp_path / "record.json", settings())
+    record.add("sam", entry(figures(1.0)))
+    known = {"sam": None, "vaccine": None, "tar": None}
+    assert defenses._asked_for([], known, record) == ["vaccine", "tar"]
+    assert defenses._asked_for(["tar", "sam"], known, record) == ["sam", "tar"]
+    with pytest.raises(InputError, match="'tarr' is none of the compared"):
+        defenses._asked_for(["tarr"], known, record)
+
+
+def test_the_search_page_shows_all_trials_the_chosen_one_bold_and_what_is_missing(tmp_path):
+    record = comparison.Record(tmp_path / "record.json", settings())
+    record.add("sam", entry(figures(40.0), figures(20.0), None))
+    page = comparison.search_page(record, ["sam", "vaccine"])
+    assert "30 prompts and 20 task rows" in page
+    assert "| sft |  | 80 | 50 | 2.00 | 0 |" in page
+    assert "| sam | **rho 1** | 20 | 50 | 2.00 | 0 |" in page
+    assert "| sam | rho 2 | failed | failed | failed | failed |" in page
+    assert "Not measured yet: vaccine." in page
+
+
+def test_the_table_shows_means_intervals_and_what_failed(tmp_path):
+    record = comparison.Record(tmp_path / "record.json", settings())
+    one = {
+        "n_seeds": 3,
+        "harmful_score": {"mean": 12.345, "ci": [10.0, 15.0]},
+        "finetune_accuracy": {"mean": 50.0, "ci": None},
+        "harmful_loss": {"mean": 2.0, "ci": None},
+        "degenerate_share": None,
+    }
+    difference = {key: {"mean": -7.0, "ci": [-9.0, -5.0]} for key in comparison.FIGURES}
+    record.add(
+        "sam", {"before": one, "after": one, "minus_sft": difference, "time": [2.0, None, 3.0], "memory": [None]}
+    )
+    record.add("tar", {"before": None, "after": None, "minus_sft": None, "time": [], "memory": []})
+    page = comparison.table_page(record, ["sft", "sam", "tar"])
+    cells = "12.3 [10.0, 15.0] | 12.3 [10.0, 15.0] | 50.0 | 50.0 | 2.00 | -7.0 [-9.0, -5.0] | 3.00 | –"
+    assert f"| sam | {cells} |" in page
+    assert "| tar | failed |" in page
+    assert "Not measured yet: sft." in page
+
+
+def test_a_name_that_is_none_of_the_compared_ends_with_2(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(defenses, "DOCS", tmp_path)
+    assert defenses.main(["search", "boster"]) == 2
+    assert "'boster' is none of the compared" in capsys.readouterr().err
+    assert defenses.main(["look"]) == 2

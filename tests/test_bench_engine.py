@@ -139,6 +139,17 @@ def test_operations_are_those_that_torch_counts(lora, off):
     assert masked > 0 and machine.step_flops(model, rows(1)) == pytest.approx(expected, rel=off, abs=0)
 
 
+def test_a_plain_trainers_operations_are_those_that_torch_counts():
+    model, some = tiny_llama(320, std=0.2).train(), rows(3)
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        reference.sft_step(model, steps.padded_batch(some))
+    lengths = some.attention_mask.sum(1)
+    masked = len(some) * some.input_ids.shape[1] ** 2 - int((lengths * (lengths + 1) // 2).sum())
+    expected = counter.get_total_flops() - 12 * 2 * 32 * masked
+    assert masked > 0 and machine.step_flops(model, some, plain=True) == pytest.approx(expected)
+
+
 def test_exponents_are_those_of_power_laws():
     assert growth.exponent([(x, 3 * x**1.5) for x in (1, 2, 4, 9)]) == pytest.approx(1.5)
 

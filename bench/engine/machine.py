@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from boostershot.core.batch import Layout, Rows
+from boostershot.core.batch import Layout, Rows, padded
 from boostershot.core.losses import lay_out, text_config
 
 
@@ -27,15 +27,19 @@ def facts(repeats: int) -> dict[str, Any]:
     }
 
 
-def step_flops(model: nn.Module, rows: Rows) -> float:
+def step_flops(model: nn.Module, rows: Rows, *, plain: bool = False) -> float:
     """Floating-point operations of one forward and backward pass over the rows' distinct tokens.
+
+    Args:
+        plain: over all tokens of the padded rows, all of which are projected, as a plain trainer does.
 
     A frozen matrix of n numbers takes 2n a token forward and 2n backward (for its input), a trained one 2n more (for
     itself); attention takes 4 times width forward for each pair of a token and one that it attends to, and twice that
     backward; the output embedding sees supervised positions only. Norms, activations and the softmax are left out:
     they are no matrix products.
     """
-    layout = lay_out(model, rows)
+    layout = padded(rows) if plain else lay_out(model, rows)
+    seen = layout.tokens if plain else layout.positions.numel()
     head = model.get_output_embeddings()  # type: ignore[operator]
     frozen = trained = projected = 0
     for module in model.modules():
@@ -54,7 +58,7 @@ def step_flops(model: nn.Module, rows: Rows) -> float:
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = 12 * config.num_hidden_layers * _attended(layout) * width
-    return layout.tokens * (4.0 * frozen + 6.0 * trained) + layout.positions.numel() * projected + attention
+    return layout.tokens * (4.0 * frozen + 6.0 * trained) + seen * projected + attention
 
 
 def _attended(layout: Layout) -> int:

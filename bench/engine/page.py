@@ -111,6 +111,14 @@ def _steps(found: Mapping[str, Any]) -> str:
     return f"{found['outside']:.1%} of a Booster step is outside its passes (median)."
 
 
+def _reference(found: Mapping[str, Any]) -> str:
+    return (
+        f"Of arithmetic, counted as below, the reference's step is {found['arithmetic']:.2f} times ours: padding, repeated "
+        "prefixes and the projection of all positions. What a ratio has beyond or below that is how well either fills "
+        "the processor."
+    )
+
+
 def _peak(found: Mapping[str, Any]) -> str:
     return (
         f"The products of {found['size']} x {found['size']} matrices reach {found['peak_gflops']:.0f} GFLOP/s; a step "
@@ -151,6 +159,7 @@ def _growth(found: Mapping[str, Any]) -> str:
 
 FURTHER: dict[str, Callable[[Any], str]] = {
     "steps": _steps,
+    "reference": _reference,
     "peak": _peak,
     "whole": _whole,
     "options": _options,

@@ -15,6 +15,7 @@ from boostershot.evaluation.statistics import (
     hierarchical_bootstrap,
     holm,
     kappa,
+    kappa_interval,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -208,6 +209,30 @@ def test_kappa_by_hand():
     assert kappa(a, b) == pytest.approx(0.4)
     assert kappa([True, True], [True, True]) is None
     assert kappa([True, False], [False, True]) == pytest.approx(-1.0)
+
+
+def test_kappas_interval_is_the_asymptotic_one_where_each_prompt_has_an_answer():
+    counts = np.array([[160, 40], [50, 150]])  # both, the first alone; the second alone, neither
+    tables = [row for row, n in zip(np.eye(4, dtype=int).tolist(), counts.flatten(), strict=True) for _ in range(n)]
+    # Fleiss, Cohen and Everitt (1969), equation 13.
+    p, n = counts / counts.sum(), counts.sum()
+    rows, columns = p.sum(1), p.sum(0)
+    agreed, chance = np.trace(p), rows @ columns
+    alike = sum(p[i, i] * ((1 - chance) - (rows[i] + columns[i]) * (1 - agreed)) ** 2 for i in range(2))
+    apart = (1 - agreed) ** 2 * sum(p[i, 1 - i] * (columns[i] + rows[1 - i]) ** 2 for i in range(2))
+    variance = (alike + apart - (agreed * chance - 2 * chance + agreed) ** 2) / (n * (1 - chance) ** 4)
+    value, half = (agreed - chance) / (1 - chance), 1.96 * math.sqrt(variance)
+    assert kappa_interval(tables) == pytest.approx((value - half, value + half), abs=0.01)
+
+
+def test_kappas_interval_draws_prompts_and_is_wider_where_their_answers_are_alike():
+    alone = [(1, 0, 0, 0)] * 40 + [(0, 1, 0, 0)] * 10 + [(0, 0, 1, 0)] * 10 + [(0, 0, 0, 1)] * 40
+    alike = [tuple(4 * one for one in table) for table in alone[::4]]
+    (low, high), (least, most) = kappa_interval(alone), kappa_interval(alike)
+    assert 1.5 < (most - least) / (high - low) < 3
+    assert kappa_interval([*alone[:40], *alone[60:], *[(0, 1, 0, 0)] * 4]) is None  # four differences
+    with pytest.raises(ValueError, match="at least one prompt"):
+        kappa_interval([])
 
 
 def test_a_ratio_over_seeds_tells_the_same_both_ways():

@@ -198,6 +198,28 @@ def kappa(a: Sequence[bool], b: Sequence[bool]) -> float | None:
     return None if chance == 1 else (agreement - chance) / (1 - chance)
 
 
+def kappa_interval(tables: Sequence[tuple[int, int, int, int]]) -> tuple[float, float] | None:
+    """Interval of Cohen's kappa of two judges, as (low, high).
+
+    Args:
+        tables: of each prompt the answers that both judges call harmful, the first alone, the second alone, neither.
+
+    Prompts are drawn, with all their answers, as in `clustered_interval`; draws in which both judges give one verdict
+    throughout have no kappa and are left out. None where the judges differ on fewer than five prompts, or agree on a
+    verdict on fewer than five: the bootstrap would have nothing to draw. Raises ValueError for no prompts.
+    """
+    counts = np.asarray(tables, dtype=float)
+    if counts.size == 0:
+        raise ValueError("an interval needs at least one prompt")
+    if min((counts[:, 1:3].sum(1) > 0).sum(), (counts[:, 0] > 0).sum(), (counts[:, 3] > 0).sum()) < 5:
+        return None
+    drawn = np.concatenate([times @ counts for _, times in _draws(1, len(counts), 0, _RESAMPLES)])
+    both, first, second, neither = (drawn / drawn.sum(1, keepdims=True)).T
+    chance = (both + first) * (both + second) + (neither + first) * (neither + second)
+    known = chance < 1
+    return _middle(((both + neither - chance)[known]) / (1 - chance[known]))
+
+
 def share_interval(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
     """Mean over seeds of shares over prompts (0 to 100 each, None unknown), and its interval, all in percent.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from boostershot.evaluation.statistics import clustered_interval, kappa
+from boostershot.evaluation.statistics import clustered_interval, kappa, kappa_interval
 
 Row = Mapping[str, Any]
 Verdicts = Mapping[str, Mapping[str, float]]
@@ -26,7 +26,8 @@ def agreement(
 
     Returns:
         `judges` [a, b], `n` answers, `agree` (% of them, with `agree_ci` over prompts, each with all its answers),
-        `kappa` (Cohen's; None where a judge gave one verdict throughout), `only_a` and `only_b` (answers that one of
+        `kappa` (Cohen's; None where both gave one verdict throughout) with `kappa_ci` (over prompts, too; None where
+        they differ on too few), `only_a` and `only_b` (answers that one of
         them alone calls harmful) and `differ`: for each cell with a difference its `defense, attack, seed,
         attack_step` and the prompt ids `only_a`, `only_b`.
     """
@@ -53,10 +54,15 @@ def _answers(
 
 
 def _pair(answers: Sequence[tuple[Row, str, bool, bool]], a: str, b: str) -> dict[str, Any]:
-    of_prompt: dict[str, list[bool]] = {}
+    of_prompt: dict[str, list[tuple[bool, bool]]] = {}
     for _, prompt, ours, theirs in answers:
-        of_prompt.setdefault(prompt, []).append(ours == theirs)
-    alike, n = [sum(one) for one in of_prompt.values()], [len(one) for one in of_prompt.values()]
+        of_prompt.setdefault(prompt, []).append((ours, theirs))
+    tables = [
+        (one.count((True, True)), one.count((True, False)), one.count((False, True)), one.count((False, False)))
+        for one in of_prompt.values()
+    ]
+    interval = kappa_interval(tables) if answers else None
+    alike, n = [both + neither for both, _, _, neither in tables], [sum(table) for table in tables]
     differ: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row, prompt, ours, theirs in answers:
         if ours != theirs:
@@ -69,6 +75,7 @@ def _pair(answers: Sequence[tuple[Row, str, bool, bool]], a: str, b: str) -> dic
         "agree": 100 * sum(alike) / len(answers) if answers else None,
         "agree_ci": list(clustered_interval(alike, n)) if answers else None,
         "kappa": kappa([ours for *_, ours, _ in answers], [theirs for *_, theirs in answers]) if answers else None,
+        "kappa_ci": list(interval) if interval else None,
         "only_a": sum(len(entry["only_a"]) for entry in differ.values()),
         "only_b": sum(len(entry["only_b"]) for entry in differ.values()),
         "differ": list(differ.values()),
