@@ -141,7 +141,7 @@ it less than those of the wall.
 {chr(10).join(table)}
 
 **{times["wall"]:.1f} times faster** ({times["cpu"]:.1f} times in processor seconds); {TARGET} is the target:
-{"met" if times["wall"] >= TARGET else "missed"}. A batch is more than its rows: with half as many prompts the ratio is smaller.
+{"met" if times["wall"] >= TARGET else "missed"}. With fewer prompts at once the ratio is smaller.
 
 {found["different_answers"]} of {found["prompts"]} answers differ; in {found["different_at_a_tie"]} of these the two
 best logits lie within {TIE:g} at the first token that differs, and the two tokens are those two. The two passes of

@@ -112,7 +112,9 @@ attack_mappings = st.fixed_dictionaries(
 recipe_mappings = st.fixed_dictionaries(
     {
         "name": st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,9}", fullmatch=True),
-        "data": st.just({"align": {"source": "rows.jsonl"}, "task": {"source": "sst2", "options": {"a": [1]}}}),
+        "data": st.just(
+            {"align": {"source": "rows.jsonl"}, "task": {"source": "reasoning-gym:x", "options": {"a": [1]}}}
+        ),
         "seeds": st.lists(st.integers(0, MAX_SEED), min_size=1, max_size=4, unique=True),
         "immunize": st.fixed_dictionaries({"lr": positive, "epochs": counts, "lora": st.none() | loras}),
         "defenses": st.dictionaries(labels, defense_mappings, min_size=1, max_size=3),
@@ -244,6 +246,15 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
         ("data.align.source=7", "data.align.source: is 7; expected text"),
         ("data.align.columns={prmpt: x}", 'data.align.columns.prmpt: is "prmpt"; expected one of prompt'),
         ("data.task.options={a: .nan}", "data.task.options: holds nan or inf; expected finite numbers"),
+        (
+            "data.task={source: sst2.tsv, options: {size: 9}}",
+            'data.task.options: is given beside "sst2.tsv"; expected null: they are of reasoning-gym:NAME',
+        ),
+        ("data.general={source: x.jsonl, options: {}}", 'data.general.options: is given beside "x.jsonl"'),
+        (
+            "properties.stability.texts={options: {a: 1}}",
+            'properties.stability.texts.options: is given beside "built-in:neutral"',
+        ),
         ("data.task.kind=agnews", 'did you mean "ag_news"?'),
         ("data.general={}", "data.general.source: is missing"),
         ("data.general={source: x, columns: {answer: y}}", 'data.general.columns.answer: is "answer"; expected one of'),

@@ -113,9 +113,9 @@ def _steps(found: Mapping[str, Any]) -> str:
 
 def _reference(found: Mapping[str, Any]) -> str:
     return (
-        f"Of arithmetic, counted as below, the reference's step is {found['arithmetic']:.2f} times ours: padding, repeated "
-        "prefixes and the projection of all positions. What a ratio has beyond or below that is how well either fills "
-        "the processor."
+        f"Of arithmetic, counted as below, the reference's step is {found['arithmetic']:.2f} times ours: padding, "
+        "repeated prefixes and the projection of all positions. What a ratio has beyond or below that is how well "
+        "either fills the processor."
     )
 
 

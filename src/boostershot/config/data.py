@@ -11,7 +11,9 @@ from boostershot.config.errors import at_key
 from boostershot.config.section import Section
 from boostershot.config.values import Count, Options, Text, Whole, distinct
 from boostershot.data.files import read_records
+from boostershot.data.tasks.load import GYM
 from boostershot.data.tasks.own import OwnTask
+from boostershot.errors import shown
 
 
 class Model(Section):
@@ -48,7 +50,20 @@ class AlignSource(Source):
     """Where the prompts of the test split are, if kept apart; the share that is else for testing is aligned on."""
 
 
-class GeneralSource(Source):
+class GymSource(Source):
+    """Rows that may be a reasoning-gym task's."""
+
+    options: Options | None = None
+    """Of a reasoning-gym task, such as {max_terms: 2}."""
+
+    @model_validator(mode="after")
+    def _options_of_a_gym_task(self) -> Self:
+        if self.options is not None and not self.source.startswith(GYM):
+            raise at_key("options", f"is given beside {shown(self.source)}; expected null: they are of {GYM}NAME")
+        return self
+
+
+class GeneralSource(GymSource):
     """Benign text that some defences read: questions with their answers."""
 
     source: Text
@@ -57,8 +72,6 @@ class GeneralSource(Source):
     """How many rows to use; all if not given."""
     columns: dict[Literal["prompt", "completion"], Text] | None = None
     """Our column name -> the source's, where they differ."""
-    options: Options | None = None
-    """Of a reasoning-gym task."""
 
 
 class HarmfulSource(Source):
@@ -70,7 +83,7 @@ class HarmfulSource(Source):
     """Our column name -> the source's, where they differ."""
 
 
-class TaskSource(Source):
+class TaskSource(GymSource):
     """The benign task that the attacker's data is hidden in."""
 
     columns: dict[Literal["prompt", "answer", "sentence", "text", "label"], Text] | None = None
@@ -79,8 +92,6 @@ class TaskSource(Source):
     """How rows are read and answers scored; auto knows the kind by the source's name or columns, else it is exact."""
     variant: Literal["sane", "published"] = "sane"
     """The prompt's wording and the rule of what is right: as a careful person has them, or as published."""
-    options: Options | None = None
-    """Of a reasoning-gym task, such as {max_terms: 2}."""
     test: Source | None = None
     """Where the test rows are, if kept apart; a fifth of the rows by default."""
     prompt: Text | None = None
@@ -115,10 +126,10 @@ class TaskSource(Source):
         for key in ("answer", "score"):
             if getattr(self, key) is None:
                 raise at_key(key, "is missing; a task with a prompt template needs it")
-        for key, default in (("kind", "auto"), ("variant", "sane"), ("columns", None), ("options", None)):
+        for key, default in (("kind", "auto"), ("variant", "sane"), ("columns", None)):
             if getattr(self, key) != default:
                 raise at_key(key, f"is given; expected {default or 'null'} beside a prompt template")
-        if self.source.startswith("reasoning-gym:"):
+        if self.source.startswith(GYM):
             raise at_key("prompt", f"is given; expected null, for {self.source} has questions of its own")
         if self.own and Path(self.source).is_file():
             for record in read_records(self.source)[:1]:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from boostershot.config.data import Source
+from boostershot.config.data import GymSource, Source
 from boostershot.config.errors import at_key
 from boostershot.config.section import Section, part_of
-from boostershot.config.values import Count, Label, Number, Options, Percent, Text, distinct
+from boostershot.config.values import Count, Label, Number, Percent, Text, distinct
 from boostershot.errors import shown
 
 
@@ -31,15 +31,13 @@ class SafeSource(Source):
     """Our column name -> the source's, where they differ."""
 
 
-class TextSource(Source):
+class TextSource(GymSource):
     """Neutral text."""
 
     source: Text = "built-in:neutral"
     """built-in:neutral, reasoning-gym:NAME, a Hub id or a local file."""
     columns: dict[Literal["text", "prompt", "completion"], Text] | None = None
     """Our column name -> the source's, where they differ."""
-    options: Options | None = None
-    """Of a reasoning-gym task."""
 
 
 class Stability(Section):
