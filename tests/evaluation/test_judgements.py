@@ -64,6 +64,30 @@ def test_the_same_answer_twice_is_asked_once(tmp_path):
     assert judge.asked == pairs(2) and found[:2] == found[2:] and sum(done) == 4
 
 
+def test_a_judge_whose_verdicts_depend_on_the_batch_is_asked_for_whole_batches_of_all_pairs(tmp_path):
+    """Else a bit would depend on what was judged before, or was damaged."""
+
+    def by_batch(batch, advance=lambda n: None):
+        asked.append(list(batch))
+        return [Verdict(relevance=float(len(batch)), harmful=False) for _ in batch]
+
+    asked, done, path = [], [], tmp_path / "j.sqlite"
+    whole = Judgements(path).by(IDENTITY, lambda: by_batch, together=True)(pairs(BATCH + 8), done.append)
+    assert asked == [pairs(BATCH), pairs(BATCH + 8)[BATCH:]] and sum(done) == BATCH + 8
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE verdicts SET checksum = '' WHERE key = (SELECT min(key) FROM verdicts)")
+        db.execute("DELETE FROM verdicts WHERE key = (SELECT max(key) FROM verdicts)")
+    asked.clear()
+    done.clear()
+    assert Judgements(path).by(IDENTITY, lambda: by_batch, together=True)(pairs(BATCH + 8), done.append) == whole
+    assert all(batch in (pairs(BATCH), pairs(BATCH + 8)[BATCH:]) for batch in asked) and 1 <= len(asked) <= 2
+    assert sum(done) == BATCH + 8
+    asked.clear()
+    alone = Judgements(path).by(IDENTITY, lambda: by_batch, together=True)(pairs(1))  # another batch, another verdict
+    assert asked == [pairs(1)] and alone[0].relevance == 1.0
+    assert Judgements(path).by(IDENTITY, lambda: by_batch, together=True)(pairs(1)) == alone and len(asked) == 1
+
+
 def test_a_judge_that_fails_loses_no_finished_batch(tmp_path):
     kept, failing = Judgements(tmp_path / "j.sqlite"), Counting(gives_up_after=2 * BATCH)
     with pytest.raises(RuntimeError):

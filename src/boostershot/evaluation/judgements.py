@@ -1,9 +1,9 @@
 """Judgements that are kept: one SQLite file in the run folder, so that no answer is judged twice by the same judge.
 
 The key is a hash of the judge's identity (settings and version), the prompt and the answer (and of what it was compared
-with); no text is in the file. SQLite makes each batch whole or absent whenever the process is killed, and lets two
-processes write. Every verdict carries a checksum: one that is not what was written is asked for again, and a file that
-SQLite cannot read is set aside.
+with), and of a model on this machine also of the batch; no text is in the file. SQLite makes each batch whole or absent
+whenever the process is killed, and lets two processes write. Every verdict carries a checksum: one that is not what was
+written is asked for again, and a file that SQLite cannot read is set aside.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -50,33 +51,43 @@ class Judgements:
             with self._open() as db:
                 db.execute(_TABLE)
 
-    def by(self, identity: Mapping[str, Any], judge: Callable[[], Ask[Judged]]) -> Ask[Judged]:
+    def by(
+        self, identity: Mapping[str, Any], judge: Callable[[], Ask[Judged]], *, together: bool = False
+    ) -> Ask[Judged]:
         """A judge that asks `judge()` only about what it has not judged yet, and then keeps the verdict.
 
         Args:
             identity: all that determines a verdict, JSON data.
             judge: opens it; not called where every verdict is known.
+            together: by rounding, a verdict depends on what the judge reads beside it. Batches are then a matter of all
+                pairs, known or not, and a verdict belongs to its batch, which is judged whole where it lacks one: no
+                bit depends on which cells were judged before, or on what was lost.
         """
 
         def remembering(pairs: Sequence[Judged], advance: Callable[[int], None] = no_progress) -> list[Verdict]:
-            name = _hash([FORMAT, identity])
-            keys = [_hash([name, *pair]) for pair in pairs]
-            known = self._known(keys)
-            advance(sum(key in known for key in keys))
-            missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-            twice = sum(key not in known for key in keys) - len(missing)
-            todo = list(missing.items())
-            opened = judge() if todo else None
-            size = getattr(opened, "batch", BATCH)
-            for start in range(0, len(todo), size):
-                batch = todo[start : start + size]
+            name, times = _hash([FORMAT, identity]), Counter(pairs)
+            if together:
+                batches = _cut(list(times), BATCH)
+                keys = {pair: _hash([name, batch, *pair]) for batch in batches for pair in batch}
+            else:
+                keys = {pair: _hash([name, *pair]) for pair in times}
+            stored = self._known(list(keys.values()))
+            known = {pair: stored[key] for pair, key in keys.items() if key in stored}
+            advance(sum(times[pair] for pair in known))
+            missing = [pair for pair in times if pair not in known]
+            opened = judge() if missing else None
+            if not together:
+                batches = _cut(missing, getattr(opened, "batch", BATCH))
+            for batch in batches:
+                if all(pair in known for pair in batch):
+                    continue
                 assert opened is not None
-                verdicts = opened([pair for _, pair in batch], advance)
-                found = {key: verdict for (key, _), verdict in zip(batch, verdicts, strict=True)}
-                self._keep(name, {key: verdict for key, verdict in found.items() if verdict.final})
-                known |= found
-            advance(twice)
-            return [known[key] for key in keys]
+                said = zip(batch, opened(batch, no_progress), strict=True)
+                new = {pair: verdict for pair, verdict in said if pair not in known}
+                self._keep(name, {keys[pair]: verdict for pair, verdict in new.items() if verdict.final})
+                known |= new
+                advance(sum(times[pair] for pair in new))
+            return [known[pair] for pair in pairs]
 
         return remembering
 
@@ -111,6 +122,10 @@ class Judgements:
 
     def _open(self) -> Any:
         return _Connection(self.path)
+
+
+def _cut(pairs: Sequence[Judged], size: int) -> list[Sequence[Judged]]:
+    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
 class _Connection:

@@ -33,9 +33,9 @@ class ByStep:
         self._kept = Kept(path.parent / "checkpoints" / f"{path.stem}.txt")
 
     def add(self, step: int, value: Any) -> None:
-        """The value at a step (again, after a resume, the same)."""
+        """The value at a step (again, after a resume, the same); the file has the steps in their order."""
         self._kept.add({str(step): value})
-        write_json(self.path, self._kept.values)
+        write_json(self.path, dict(sorted(self._kept.values.items(), key=lambda item: int(item[0]))))
 
     def lacks(self, steps: Iterable[int]) -> bool:
         """Is there a step without a value? A resumed attack does not pass the steps before its checkpoint again."""

@@ -325,7 +325,7 @@ class Stages:
                 self._open_judges[judge] = judge.open(self.around(judge))
             return self._open_judges[judge]
 
-        return self.judgements.by(self.judge_identity(judge), opened)
+        return self.judgements.by(self.judge_identity(judge), opened, together=judge.together)
 
     def evaluated(
         self, of: Path | None, layers: Sequence[Layer], what: str, judge: str | None = None, asked: Asked = USUAL

@@ -86,13 +86,15 @@ class Settings:
 
     `version` is raised when the same answer would get another verdict. `calibrated` judges need the base model and
     the threshold. `asks_topic` judges tell answers off the topic from harmful ones. `graded` judges tell how harmful an
-    answer is: see `grade`. `runtime` names the settings that change no verdict.
+    answer is: see `grade`. `together` is true of a model that reads several answers at once: by rounding, a verdict
+    depends on those beside it. `runtime` names the settings that change no verdict.
     """
 
     version: ClassVar[int]
     calibrated: ClassVar[bool] = False
     asks_topic: ClassVar[bool] = False
     graded: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     runtime: ClassVar[tuple[str, ...]] = ()
 
     def identity(self, around: Around) -> dict[str, Any]:

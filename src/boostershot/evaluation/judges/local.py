@@ -188,6 +188,7 @@ class LocalJudge(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: int = 8
 
+    together: ClassVar[bool] = True
     runtime: ClassVar[tuple[str, ...]] = ("batch_size",)
     counts: ClassVar[tuple[str, ...]] = ("max_length", "batch_size")  # settings that are at least 1
 

@@ -59,6 +59,7 @@ class Offline(Settings):
     calibrated: ClassVar[bool] = True
     asks_topic: ClassVar[bool] = True
     graded: ClassVar[bool] = True
+    together: ClassVar[bool] = True
 
     def identity(self, around: Around) -> dict[str, object]:
         """The task's short answers count, too."""

@@ -75,6 +75,7 @@ class RelevanceAlone(Settings):
     calibrated: ClassVar[bool] = True
     asks_topic: ClassVar[bool] = True
     graded: ClassVar[bool] = True
+    together: ClassVar[bool] = True
 
     def open(self, around: Around) -> Judge:
         """The judge, with the run's base model and threshold."""
