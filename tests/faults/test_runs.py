@@ -338,9 +338,10 @@ def killed_at_attack_step(step: int) -> None:
 
 @every
 def test_a_second_run_in_the_folder_is_told_who_works_there(undisturbed, tmp_path):
+    """The first is halted in its training, so that it is there however slowly the second starts."""
     out = tmp_path / "run"
-    first = forked.started(undisturbed.recipe, out)
-    while not list(out.glob("stages/*/status.json")) and first.is_alive():
+    first = forked.started(undisturbed.recipe, out, functools.partial(signal_at_step, signal.SIGSTOP, 10))
+    while Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
     code, said = forked.finished(undisturbed.recipe, out)
     assert code == 2 and said.splitlines()[-1].startswith(f"boostershot: {out}: is being run by process {first.pid}")
