@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import boostershot as bs
 from boostershot.config import build_defense, describe_defense
 from boostershot.defenses import DEFENSES
 from boostershot.errors import InputError
@@ -144,6 +147,68 @@ def test_the_table_shows_means_intervals_and_what_failed(tmp_path):
     assert f"| sam | {cells} |" in page
     assert "| tar | failed |" in page
     assert "Not measured yet: sft." in page
+
+
+@pytest.fixture
+def folders(monkeypatch, tmp_path):
+    """bench/ and docs/ of their own, and runs that only pretend."""
+    here, docs = tmp_path / "bench", tmp_path / "docs"
+    docs.mkdir()
+    shutil.copytree(BENCH, here)
+    monkeypatch.setattr(defenses, "HERE", here)
+    monkeypatch.setattr(defenses, "DOCS", docs)
+    asked = []
+
+    def measured(recipe):
+        asked.append(list(recipe.defenses))
+        rows = [  # each trial better than the one before
+            {"defense": label, "status": "done", **figures(80.0 - 10 * i)} for i, label in enumerate(recipe.defenses)
+        ]
+        one = {key: {"mean": value, "ci": None} for key, value in figures(30.0).items()}
+        items = [
+            {"defense": label, "attack_step": step, "n_seeds": 3, **one, "minus_sft": one if label != "sft" else None}
+            for label in recipe.defenses
+            for step in (0, 10)
+        ]
+        cost = {"time": 2.0, "memory": 1.5}
+        costs = [{"defense": label, "relative_to_sft": cost} for label in recipe.defenses]
+        return bs.Results(tmp_path, {"rows": rows, "summary": items, "costs": costs})
+
+    monkeypatch.setattr(defenses, "measured", measured)
+    return here, docs, asked
+
+
+def test_search_and_table_go_method_by_method_and_on_where_they_were(folders):
+    here, docs, asked = folders
+    assert defenses.main(["search", "sam", "booster"]) == 0
+    assert asked == [["sft", *(f"{label}-{i}" for i in range(6))] for label in ("booster", "sam")]
+    chosen = yaml.safe_load((here / "chosen.yaml").read_text())
+    assert chosen["sam"] == defenses.trials()["sam"][5] and set(chosen) == {"sdd", "booster", "sam"}
+    assert "Not measured yet: booster-scheduled, vaccine" in (docs / "defenses-search.md").read_text()
+    asked.clear()
+    assert defenses.main(["search"]) == 0  # the rest
+    assert len(asked) == len(defenses.trials()) - 2
+    assert "Not measured yet" not in (docs / "defenses-search.md").read_text()
+    asked.clear()
+    assert defenses.main(["table"]) == 0
+    assert asked[0] == ["sft"] and ["sft", "booster-exact"] in asked and ["sft", "sdd"] in asked
+    page = (docs / "defenses.md").read_text()
+    assert "| sam | 30.0 | 30.0 | 50.0 | 50.0 | 2.00 | 30.0 | 2.00 | 1.50 |" in page and "| sft | 30.0" in page
+    asked.clear()
+    assert defenses.main(["table"]) == 0 and asked == []
+
+
+def test_other_settings_than_the_record_s_are_refused(folders, capsys):
+    assert defenses.main(["search", "sam"]) == 0
+    assert defenses.main(["search", "vaccine", "immunize.steps=9"]) == 2
+    assert "defenses-search.json: was measured with other values of immunize" in capsys.readouterr().err
+    assert defenses.main(["table"]) == 0  # sam was chosen
+
+
+def test_a_table_without_a_search_is_refused(folders, capsys):
+    (folders[0] / "chosen.yaml").unlink(missing_ok=True)
+    assert defenses.main(["table"]) == 2
+    assert capsys.readouterr().err.strip() == "bench/chosen.yaml: is missing; make search-defenses writes it"
 
 
 def test_a_name_that_is_none_of_the_compared_ends_with_2(capsys, monkeypatch, tmp_path):
