@@ -66,11 +66,9 @@ class Judgements:
 
         def remembering(pairs: Sequence[Judged], advance: Callable[[int], None] = no_progress) -> list[Verdict]:
             name, times = _hash([FORMAT, identity]), Counter(pairs)
-            if together:
-                batches = _cut(list(times), BATCH)
-                keys = {pair: _hash([name, batch, *pair]) for batch in batches for pair in batch}
-            else:
-                keys = {pair: _hash([name, *pair]) for pair in times}
+            batches = _cut(list(times), BATCH) if together else []
+            beside = {pair: [batch] for batch in batches for pair in batch}
+            keys = {pair: _hash([name, *beside.get(pair, ()), *pair]) for pair in times}
             stored = self._known(list(keys.values()))
             known = {pair: stored[key] for pair, key in keys.items() if key in stored}
             advance(sum(times[pair] for pair in known))
