@@ -85,8 +85,10 @@ def search(names: Sequence[str], overrides: Sequence[str]) -> None:
     for label in _asked_for(names, tried, record):
         results = measured(of({f"{label}-{i}": values for i, values in enumerate(tried[label])}))
         figures = {row["defense"]: _figures(row) for row in results.rows}
+        if figures["sft"] is None:
+            raise StageFailed("SFT failed, and no trial can be held against it; the same command tries again")
         found = [{"setting": one, "figures": figures[f"{label}-{i}"]} for i, one in enumerate(tried[label])]
-        record.add(label, {"sft": figures["sft"], "trials": found})
+        record.add(label, {"of": tried[label], "sft": figures["sft"], "trials": found})
         (HERE / "chosen.yaml").write_text(
             "# Written by `make search-defenses`: the best of bench/search.yaml on dev (docs/defenses-search.md).\n"
             + yaml.safe_dump(_chosen(record, tried), sort_keys=False, width=110),
@@ -118,7 +120,7 @@ def table(names: Sequence[str], overrides: Sequence[str]) -> None:
     record = Record(DOCS / "defenses.json", settings_of(of({})))
     for label in _asked_for(names, compared, record):
         results = measured(of({} if label == "sft" else {label: compared[label]}))
-        record.add(label, _entry(results, label))
+        record.add(label, {"of": compared[label], **_entry(results, label)})
         (DOCS / "defenses.md").write_text(table_page(record, list(compared)), encoding="utf-8")
 
 
@@ -157,18 +159,19 @@ def _entry(results: bs.Results, label: str) -> dict[str, Any]:
 
 
 def _asked_for(names: Sequence[str], known: Mapping[str, Any], record: Record) -> list[str]:
-    """What to measure now.
+    """What to measure now: the named, or what the record lacks or holds of another setting.
 
     Raises:
         InputError: a name that is none.
     """
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{unknown[0]!r} is none of the compared; expected some of {', '.join(known)}")
-    return [label for label in known if label in names or (not names and label not in record.entries)]
+    measured_of = {label: entry["of"] for label, entry in record.entries.items()}
+    return [label for label in known if label in names or (not names and measured_of.get(label) != known[label])]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """2 where the arguments or files are wrong."""
+    """2 where the arguments or files are wrong, 1 where SFT failed."""
     commands = {"search": search, "table": table}
     if not arguments or arguments[0] not in commands:
         print(__doc__, file=sys.stderr)
@@ -176,9 +179,9 @@ def main(arguments: Sequence[str]) -> int:
     names = [argument for argument in arguments[1:] if "=" not in argument]
     try:
         commands[arguments[0]](names, [argument for argument in arguments[1:] if "=" in argument])
-    except InputError as error:
+    except (InputError, StageFailed) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

@@ -109,8 +109,9 @@ def test_a_record_goes_on_under_the_same_settings_and_refuses_others(tmp_path):
 
 def test_what_is_measured_next_is_what_the_record_lacks(tmp_path):
     record = comparison.Record(tmp_path / "record.json", settings())
-    record.add("sam", entry(figures(1.0)))
-    known = {"sam": None, "vaccine": None, "tar": None}
+    record.add("sam", {"of": [{"rho": 1}]})
+    record.add("vaccine", {"of": [{"rho": 1}]})  # another setting by now
+    known = {"sam": [{"rho": 1}], "vaccine": [{"rho": 2}], "tar": [{}]}
     assert defenses._asked_for([], known, record) == ["vaccine", "tar"]
     assert defenses._asked_for(["tar", "sam"], known, record) == ["sam", "tar"]
     with pytest.raises(InputError, match="'tarr' is none of the compared"):
