@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from boostershot.errors import InputError
-from boostershot.pipeline.files import write_json
+from boostershot.pipeline.files import read_json, write_json
 
 FA_LOSS, DEGENERATE_GAIN = 5.0, 5.0  # points against SFT beyond which a trial is not chosen
 FIGURES = ("harmful_score", "finetune_accuracy", "harmful_loss", "degenerate_share")
@@ -31,7 +30,7 @@ class Record:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.path = path
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = read_json(path) if path.exists() else {}
         before = found.get("settings", settings)
         changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
         if changed:
@@ -54,15 +53,14 @@ def choose(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     Of two the one with the higher harmful loss, then the earlier one.
 
     Args:
-        entry: `sft`, the figures of SFT in the same run, and `trials`, each with its `setting` and `figures` (None
-            where it failed).
+        entry: `of`, the settings, `figures` of each (None where it failed), and `sft`, SFT's figures in the same run.
     """
     able = [
-        (trial["figures"]["harmful_score"], -trial["figures"]["harmful_loss"], i)
-        for i, trial in enumerate(entry["trials"])
-        if trial["figures"] and keeps_ability(trial["figures"], entry["sft"])
+        (figures["harmful_score"], -figures["harmful_loss"], i)
+        for i, figures in enumerate(entry["figures"])
+        if figures and keeps_ability(figures, entry["sft"])
     ]
-    return entry["trials"][min(able)[2]]["setting"] if able else None
+    return entry["of"][min(able)[2]] if able else None
 
 
 def keeps_ability(figures: Mapping[str, float], sft: Mapping[str, float]) -> bool:
@@ -80,13 +78,13 @@ def search_page(record: Record, labels: Sequence[str]) -> str:
         labels: all methods that are to be searched, in the page's order.
     """
     known = [label for label in labels if label in record.entries]
-    attack, evaluate = record.settings["attacks"], record.settings["evaluate"]
-    ((name, values),) = attack.items()
+    evaluate = record.settings["evaluate"]
+    ((name, attack),) = record.settings["attacks"].items()
     lines = [
         "# The search behind the table of defences",
         "",
         f"`make search-defenses`: seed 0, dev split, {evaluate['n_harmful']} prompts and {evaluate['n_task']} task "
-        f"rows, attack {name} of {values['steps']} steps. Chosen (bold) is the least HS after the attack (ties: the "
+        f"rows, attack {name} of {attack['steps']} steps. Chosen (bold) is the least HS after the attack (ties: the "
         f"higher harmful loss) among trials whose FA is at most {FA_LOSS:g} points below SFT's and whose share of "
         f"degenerate answers is at most {DEGENERATE_GAIN:g} points above it.",
         *_missing(labels, known),
@@ -101,10 +99,9 @@ def search_page(record: Record, labels: Sequence[str]) -> str:
             shown = entry["sft"]
             lines.append(_trial("sft", "", shown))
         chosen = choose(entry)
-        for trial in entry["trials"]:
-            setting = ", ".join(f"{key} {value}" for key, value in trial["setting"].items() if key != "method")
-            setting = f"**{setting or 'as published'}**" if trial["setting"] == chosen else setting or "as published"
-            lines.append(_trial(label, setting, trial["figures"]))
+        for values, figures in zip(entry["of"], entry["figures"], strict=True):
+            setting = ", ".join(f"{key} {value}" for key, value in values.items() if key != "method") or "as published"
+            lines.append(_trial(label, f"**{setting}**" if values == chosen else setting, figures))
         if chosen is None:
             lines.append(f"| {label} | **no trial keeps ability: none is chosen** | | | | |")
     return "\n".join([*lines, ""])

@@ -11,7 +11,7 @@ docs/defenses.md. A KEY=VALUE changes the recipe (`immunize.steps=96` for more o
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import boostershot as bs
 from boostershot.config import Recipe, parse_recipe
 from boostershot.config.reading import apply_overrides, read_recipe
 from boostershot.errors import InputError, StageFailed
+from boostershot.pipeline.files import read_json
 from boostershot.pipeline.progress import Reporter
 
 HERE = Path(__file__).parent
@@ -62,7 +63,7 @@ def measured(of: Recipe) -> bs.Results:
         return bs.run(of, folder, reporter=Reporter())
     except StageFailed as error:
         print(error, file=sys.stderr)
-        return bs.Results(folder, yaml.safe_load((folder / "results.json").read_text(encoding="utf-8")))
+        return bs.Results(folder, read_json(folder / "results.json"))
 
 
 # --- the search ---------------------------------------------------------------------------------------------------
@@ -87,8 +88,8 @@ def search(names: Sequence[str], overrides: Sequence[str]) -> None:
         figures = {row["defense"]: _figures(row) for row in results.rows}
         if figures["sft"] is None:
             raise StageFailed("SFT failed, and no trial can be held against it; the same command tries again")
-        found = [{"setting": one, "figures": figures[f"{label}-{i}"]} for i, one in enumerate(tried[label])]
-        record.add(label, {"of": tried[label], "sft": figures["sft"], "trials": found})
+        found = [figures[f"{label}-{i}"] for i in range(len(tried[label]))]
+        record.add(label, {"of": tried[label], "figures": found, "sft": figures["sft"]})
         (HERE / "chosen.yaml").write_text(
             "# Written by `make search-defenses`: the best of bench/search.yaml on dev (docs/defenses-search.md).\n"
             + yaml.safe_dump(_chosen(record, tried), sort_keys=False, width=110),
@@ -101,7 +102,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float] | None:
     return {key: row[key] for key in FIGURES} if row["status"] == "done" else None
 
 
-def _chosen(record: Record, labels: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+def _chosen(record: Record, labels: Iterable[str]) -> dict[str, Any]:
     """Label -> setting, of the methods that have one; SDD has nothing to search."""
     found = {label: choose(record.entries[label]) for label in labels if label in record.entries}
     return {"sdd": {"method": "sdd"}, **{label: values for label, values in found.items() if values}}

@@ -65,8 +65,8 @@ def figures(score, accuracy=50.0, degenerate=0.0, loss=2.0):
 
 
 def entry(*trials):
-    tried = [{"setting": {"method": "sam", "rho": i}, "figures": one} for i, one in enumerate(trials)]
-    return {"sft": figures(80.0), "trials": tried}
+    tried = [{"method": "sam", "rho": i} for i in range(len(trials))]
+    return {"of": tried, "figures": trials, "sft": figures(80.0)}
 
 
 @pytest.mark.parametrize(

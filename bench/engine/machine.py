@@ -30,13 +30,13 @@ def facts(repeats: int) -> dict[str, Any]:
 def step_flops(model: nn.Module, rows: Rows, *, plain: bool = False) -> float:
     """Floating-point operations of one forward and backward pass over the rows' distinct tokens.
 
-    Args:
-        plain: over all tokens of the padded rows, all of which are projected, as a plain trainer does.
-
     A frozen matrix of n numbers takes 2n a token forward and 2n backward (for its input), a trained one 2n more (for
     itself); attention takes 4 times width forward for each pair of a token and one that it attends to, and twice that
     backward; the output embedding sees supervised positions only. Norms, activations and the softmax are left out:
     they are no matrix products.
+
+    Args:
+        plain: over all tokens of the padded rows, all of which are projected, as a plain trainer does.
     """
     layout = padded(rows) if plain else lay_out(model, rows)
     seen = layout.tokens if plain else layout.positions.numel()

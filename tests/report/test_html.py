@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from boostershot.errors import InputError
+from boostershot.evaluation.statistics import kappa_interval
 from boostershot.report import html as report_html
 from boostershot.report import write_report
 from conftest import UNTRAINED
@@ -280,14 +281,17 @@ def test_agreement_is_counted_and_the_differing_prompts_are_folded(panel_run):
         sum(x) / len(both) for x in ((a for a, _, _ in both), (b for _, b, _ in both), (a == b for a, b, _ in both))
     )
     kappa = (agree - (pa * pb + (1 - pa) * (1 - pb))) / (1 - (pa * pb + (1 - pa) * (1 - pb)))
+    kinds = [(1, 1), (1, 0), (0, 1), (0, 0)]
+    tables = [
+        tuple(sum((a, b) == kind for a, b, i in both if i == prompt) for kind in kinds)
+        for prompt in dict.fromkeys(i for *_, i in both)
+    ]
+    low, high = kappa_interval(tables)
     page = written(panel_run)
     row = Tables(page).found["Agreement of judges"][1]
     assert row[:2] == ["offline and second", str(len(both))]
-    assert (
-        row[2].startswith(shown(100 * agree))
-        and row[3].startswith(shown(kappa, 2))
-        and row[4:] == [str(n) for n in only]
-    )
+    assert row[2].startswith(shown(100 * agree)) and row[4:] == [str(n) for n in only]
+    assert row[3] == f"{shown(kappa, 2)} [{shown(low, 2)}, {shown(high, 2)}]"
     fold = page[page.index("Where offline and second differ") :]
     assert fold.startswith(f"Where offline and second differ: {sum(only)} answers")
     assert fold[: fold.index("</details>")].count("<code>") == sum(only)

@@ -193,9 +193,11 @@ def kappa(a: Sequence[bool], b: Sequence[bool]) -> float | None:
     first, second = _sample([float(x) for x in a], "a"), _sample([float(x) for x in b], "b")
     if len(first) != len(second):
         raise ValueError(f"paired samples must be equally long, not {len(first)} and {len(second)}")
-    agreement = float((first == second).mean())
-    chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
-    return None if chance == 1 else (agreement - chance) / (1 - chance)
+    counts = np.array(
+        [(first * second).sum(), (first > second).sum(), (first < second).sum(), (first + second == 0).sum()]
+    )
+    found = float(_kappas(counts[None])[0])
+    return None if math.isnan(found) else found
 
 
 def kappa_interval(tables: Sequence[tuple[int, int, int, int]]) -> tuple[float, float] | None:
@@ -213,11 +215,8 @@ def kappa_interval(tables: Sequence[tuple[int, int, int, int]]) -> tuple[float, 
         raise ValueError("an interval needs at least one prompt")
     if min((counts[:, 1:3].sum(1) > 0).sum(), (counts[:, 0] > 0).sum(), (counts[:, 3] > 0).sum()) < 5:
         return None
-    drawn = np.concatenate([times @ counts for _, times in _draws(1, len(counts), 0, _RESAMPLES)])
-    both, first, second, neither = (drawn / drawn.sum(1, keepdims=True)).T
-    chance = (both + first) * (both + second) + (neither + first) * (neither + second)
-    known = chance < 1
-    return _middle(((both + neither - chance)[known]) / (1 - chance[known]))
+    found = np.concatenate([_kappas(times @ counts) for _, times in _draws(1, len(counts), 0, _RESAMPLES)])
+    return _middle(found[~np.isnan(found)])
 
 
 def share_interval(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
@@ -309,6 +308,14 @@ def _draws(seeds: int, prompts: int, seed: int, resamples: int) -> Iterator[tupl
     for number, start in enumerate(range(0, resamples, piece)):
         times_seed, times_prompt = _drawn(seeds, prompts, seed, number, piece)
         yield times_seed[: resamples - start].astype(float), times_prompt[: resamples - start].astype(float)
+
+
+def _kappas(tables: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of each table [n, 4] of counts: both, the first alone, the second alone, neither; NaN for 0 / 0."""
+    both, first, second, neither = (tables / tables.sum(1, keepdims=True)).T
+    chance = (both + first) * (both + second) + (neither + first) * (neither + second)
+    with np.errstate(invalid="ignore"):
+        return np.where(chance == 1, np.nan, (both + neither - chance) / (1 - chance))
 
 
 def _paired(a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]]) -> np.ndarray:
