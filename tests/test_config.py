@@ -252,6 +252,10 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
         ),
         ("data.general={source: x.jsonl, options: {}}", 'data.general.options: is given beside "x.jsonl"'),
         (
+            "data.general={source: 'reasoning-gym:lcm', columns: {prompt: q}}",
+            'data.general.columns: is given beside "reasoning-gym:lcm"; expected null',
+        ),
+        (
             "properties.stability.texts={options: {a: 1}}",
             'properties.stability.texts.options: is given beside "built-in:neutral"',
         ),

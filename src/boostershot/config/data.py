@@ -57,9 +57,12 @@ class GymSource(Source):
     """Of a reasoning-gym task, such as {max_terms: 2}."""
 
     @model_validator(mode="after")
-    def _options_of_a_gym_task(self) -> Self:
-        if self.options is not None and not self.source.startswith(GYM):
-            raise at_key("options", f"is given beside {shown(self.source)}; expected null: they are of {GYM}NAME")
+    def _nothing_of_another_source(self) -> Self:
+        if not self.source.startswith(GYM):
+            if self.options is not None:
+                raise at_key("options", f"is given beside {shown(self.source)}; expected null: they are of {GYM}NAME")
+        elif getattr(self, "columns", None) is not None:
+            raise at_key("columns", f"is given beside {shown(self.source)}; expected null: it has its own rows")
         return self
 
 

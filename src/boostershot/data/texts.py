@@ -9,10 +9,10 @@ from boostershot.data.files import read_records
 from boostershot.data.neutral import NEUTRAL
 from boostershot.data.rows import Completion, completions, text_of
 from boostershot.data.tasks import load_task
+from boostershot.data.tasks.load import GYM
 from boostershot.errors import InputError
 
 BUILT_IN = "built-in:neutral"
-GYM = "reasoning-gym:"
 
 
 def load_texts(

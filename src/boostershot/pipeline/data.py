@@ -16,6 +16,7 @@ from boostershot.data.refusals import refusal_for
 from boostershot.data.rows import Completion, HarmfulPrompt, completions, in_categories
 from boostershot.data.splits import HasPrompt, Row, overlaps, prompt_hash, split_rows
 from boostershot.data.tasks import Task, load_task
+from boostershot.data.tasks.load import GYM
 from boostershot.errors import InputError, choices, shown
 
 LOSS_ROWS = 48  # held-out harmful answers whose loss is followed
@@ -95,7 +96,7 @@ class RecipeData:
         spec = self.recipe.data.general
         if spec is None:
             return []
-        if spec.source.startswith("reasoning-gym:"):
+        if spec.source.startswith(GYM):
             task = load_task(spec.source, options=spec.options)
             rows = [Completion(row.id, row.prompt, row.answer) for row in task.splits["train"]]
         else:
