@@ -154,20 +154,27 @@ def test_verdicts_are_read_from_the_stage_folder(tmp_path):
 
 
 def test_costs_are_multiples_of_sft_with_the_same_seed():
-    def cost(defense, seed, seconds, memory, passes):
+    def cost(defense, seed, seconds, memory, passes, steps=40):
         return {
             "defense": defense,
             "seed": seed,
             "seconds_per_step": seconds,
             "peak_memory_bytes": memory,
             "passes_per_step": passes,
+            "steps": steps,
         }
 
-    costs = [cost("plain", 0, 2.0, 100, 1), cost("booster", 0, 5.0, None, 3), cost("booster", 1, 5.0, 100, 3)]
+    costs = [
+        cost("plain", 0, 2.0, 100, 1),
+        cost("booster", 0, 5.0, None, 3),
+        cost("booster", 1, 5.0, 100, 3),
+        cost("distilled", 0, 3.0, 100, 1.5, steps=60),
+    ]
     relative = [item["relative_to_sft"] for item in relative_costs(costs, METHODS)]
     assert relative[0] == {"time": 1.0, "memory": 1.0, "passes": 1.0}
     assert relative[1] == {"time": 2.5, "memory": None, "passes": 3.0}
     assert relative[2] is None
+    assert relative[3] == {"time": 2.25, "memory": 1.0, "passes": 2.25}  # of the whole training
 
 
 def course(defense, attack, p, losses, seed=0, own=None):

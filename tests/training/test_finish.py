@@ -1,6 +1,7 @@
 """The stages after an alignment, end to end: what they do to the model, and what a stop leaves to do."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from boostershot import SFT, Booster, ImmunizeArguments, InputError, LoX, NoiseA
 from boostershot.config import build_defense
 from boostershot.core.oracle import Oracle
 from boostershot.data.rows import Completion
+from boostershot.defenses.finishing import trainings_of
 from boostershot.training import finish as finishing
+from boostershot.training.cost import Cost
+from boostershot.training.metrics import MetricsFile
 from boostershot.training.trainer import DefenseTrainer
 from tiny import preference_rows, tiny_gpt2, tiny_llama, tiny_tokenizer
 
@@ -18,7 +22,7 @@ GENERAL = [Completion(f"g{i}", row["prompt"], row["rejected"]) for i, row in enu
 STAGES = LoX(factor=0.5, align=NoiseAndDistil(shrink=0.3, steps=6, lr=1e-3, align=Booster(alpha=0.1)))
 
 
-def run(folder, defense, lora=None, general=GENERAL, seed=42, rows=None, model=None):
+def run(folder, defense, lora=None, general=GENERAL, seed=42, rows=None, model=None, callbacks=()):
     """Five steps of alignment; checkpoints every second step, of the distillation too."""
     args = ImmunizeArguments(
         output_dir=str(folder),
@@ -32,7 +36,8 @@ def run(folder, defense, lora=None, general=GENERAL, seed=42, rows=None, model=N
         use_cpu=True,
     )
     model = model or (tiny_llama(320) if lora else tiny_gpt2(320, dropout=0.2))
-    return immunize(model, tiny_tokenizer(True), rows or preference_rows(10), defense, args, general=general)
+    data = rows or preference_rows(10)
+    return immunize(model, tiny_tokenizer(True), data, defense, args, general=general, callbacks=callbacks)
 
 
 def weights(model):
@@ -88,6 +93,19 @@ def test_the_distillation_brings_the_student_back_to_the_teacher(tmp_path, steps
     assert distances(0.0, 2)[0] < 1e-6
     assert steps[:5] == [("SFT", i) for i in range(5)]
     assert steps[5:35] == [("Distil", i) for i in range(30)]
+
+
+def test_the_distillation_counts_in_what_the_defence_costs(tmp_path, monkeypatch):
+    clock = iter([t for seconds in (3, 1, 1, 1, 1, *[5] * 6) for t in (0, seconds)])
+    monkeypatch.setattr("boostershot.training.cost.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    peaks = iter([700, 400])
+    monkeypatch.setattr("boostershot.training.cost.peak_memory", lambda: next(peaks))
+    cost, metrics = Cost(), MetricsFile(tmp_path / "metrics.jsonl")
+    run(tmp_path / "run", STAGES, callbacks=[cost, metrics])
+    assert cost.seconds_per_step == pytest.approx(37 / 11)
+    assert cost.peak_memory_bytes == 700
+    assert trainings_of(STAGES, 5) == [(5, 3), (6, pytest.approx(2 + 2 / 3))]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5  # the distillation has its own file
 
 
 @pytest.fixture(scope="module", params=[LORA, None], ids=["lora", "full"])

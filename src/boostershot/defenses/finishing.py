@@ -92,3 +92,10 @@ def stages_of(defense: Defense) -> tuple[Defense, tuple[Finishing, ...]]:
                 f"{name} follows an alignment and cannot be a part of {type(alignment).__name__}; expected it outside"
             )
     return alignment, tuple(stages)
+
+
+def trainings_of(defense: Defense, steps: int) -> list[tuple[int, float]]:
+    """Steps, and passes a step, of an alignment of so many steps and of each training of the stages after it."""
+    alignment, stages = stages_of(defense)
+    after = [(stage.finish_steps, stage.finish_cost.passes) for stage in stages if stage.finish_steps]
+    return [(steps, alignment.passes), *after]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from boostershot.config import Recipe, build_defense, build_judge, build_preference
 from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
+from boostershot.defenses.finishing import trainings_of
 from boostershot.errors import InputError
 from boostershot.evaluation import coherence
 from boostershot.evaluation.calibration import calibrate, calibration_answers
@@ -238,7 +239,8 @@ class Stages:
             )
             if processes > 1:
                 dist.barrier()  # the first has the folder, and has cleared it
-            steps = settings.steps_over(len(rows))
+            trainings = trainings_of(defense, settings.steps_over(len(rows)))
+            steps = sum(n for n, _ in trainings)
             with self.reporter.bar(f"immunizing: {label}, seed {seed}", steps) as advance:
                 model = immunize(
                     model,
@@ -257,7 +259,7 @@ class Stages:
             if args.process_index > 0:
                 return {}
             facts = {
-                "passes_per_step": defense.passes,
+                "passes_per_step": sum(n * passes for n, passes in trainings) / steps,
                 "steps": steps,
                 "seconds_per_step": cost.seconds_per_step,
                 "peak_memory_bytes": cost.peak_memory_bytes,

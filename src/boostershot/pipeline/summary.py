@@ -83,17 +83,28 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -
 def relative_costs(costs: Sequence[Row], methods: Mapping[str, str]) -> list[dict[str, Any]]:
     """The costs with `relative_to_sft`: time, memory and passes as multiples of SFT's with the same seed.
 
-    None where the run has no SFT with that seed; a single ratio is None where one side was not measured.
+    Time and passes are of the whole training, to which a stage after the alignment adds steps. None where the run has
+    no SFT with that seed; a single ratio is None where one side was not measured.
     """
     reference = reference_label(methods)
     base = {cost["seed"]: cost for cost in costs if cost["defense"] == reference}
-    names = {"time": "seconds_per_step", "memory": "peak_memory_bytes", "passes": "passes_per_step"}
+
+    def whole(cost: Row) -> dict[str, float | None]:
+        def of_all_steps(key: str) -> float | None:
+            return cost[key] and cost[key] * cost["steps"]
+
+        return {
+            "time": of_all_steps("seconds_per_step"),
+            "memory": cost["peak_memory_bytes"],
+            "passes": of_all_steps("passes_per_step"),
+        }
 
     def relative(cost: Row) -> dict[str, float | None] | None:
         sft = base.get(cost["seed"])
         if sft is None:
             return None
-        return {name: cost[key] / sft[key] if cost[key] and sft[key] else None for name, key in names.items()}
+        theirs = whole(sft)
+        return {name: value / theirs[name] if value and theirs[name] else None for name, value in whole(cost).items()}
 
     return [{**cost, "relative_to_sft": relative(cost)} for cost in costs]
 

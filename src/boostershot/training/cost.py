@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -13,9 +14,11 @@ STATUS = Path("/proc/self/status")
 
 
 class Cost(TrainerCallback):
-    """Median seconds of a step (the first left out, it warms up) and the peak memory of the training.
+    """Mean seconds of a step and the peak memory, over all trainings that it is a callback of.
 
-    Memory is the peak allocated on the GPU, or the peak resident size of the process on Linux, else None.
+    A mean, for some methods do their dearest work in few of the steps, the first among them. What was done before a
+    resume is not in it. Memory is the peak allocated on the GPU, or the peak resident size of the process on Linux,
+    else None.
     """
 
     def __init__(self) -> None:
@@ -45,13 +48,14 @@ class Cost(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Read the peak."""
-        self.peak_memory_bytes = peak_memory()
+        peak = peak_memory()
+        if peak is not None:
+            self.peak_memory_bytes = max(peak, self.peak_memory_bytes or 0)
 
     @property
     def seconds_per_step(self) -> float | None:
-        """The median step, or None if no step ran."""
-        steady = sorted(self.seconds[1:] or self.seconds)
-        return steady[len(steady) // 2] if steady else None
+        """The mean step, or None if no step ran."""
+        return fmean(self.seconds) if self.seconds else None
 
 
 def reset_peak_memory() -> None:

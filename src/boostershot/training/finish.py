@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from boostershot.checksums import checksum, sealed, unsealed
 from boostershot.core.oracle import START, Oracle
@@ -97,6 +98,7 @@ def align_and_finish(
     rows: Callable[[Mapping[str, int]], RolesDataset],
     tokenizer: Any,
     facts: Mapping[str, Any],
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Align the model in place, and run the stages that follow. What was finished before a stop is not done again.
 
@@ -111,6 +113,7 @@ def align_and_finish(
         rows: the rows of the roles that a training reads.
         tokenizer: the model's.
         facts: of the alignment and all stages together.
+        callbacks: of the stages' own trainings.
 
     Raises:
         InputError: what lies there is of another training.
@@ -126,7 +129,7 @@ def align_and_finish(
     else:
         kept.bring_back(done)
     for number, stage in enumerate(stages[done:], done + 1):
-        _finish(model, stage, kept, args, rows, tokenizer, kept.folder / str(number))
+        _finish(model, stage, kept, args, rows, tokenizer, kept.folder / str(number), callbacks)
         if number < len(stages):
             kept.save(number)
 
@@ -139,6 +142,7 @@ def _finish(
     rows: Callable[[Mapping[str, int]], RolesDataset],
     tokenizer: Any,
     folder: Path,
+    callbacks: Sequence[TrainerCallback],
 ) -> None:
     """One stage: its change of the weights, and its training if it has one."""
     further = stage.finish(
@@ -148,5 +152,5 @@ def _finish(
         return
     own = replace(args, output_dir=str(folder), max_steps=further.steps, learning_rate=further.lr)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = MetricsFile(folder / "metrics.jsonl")
-    train(model, further.objective, own, rows(further.objective.reads()), tokenizer, [metrics])
+    callbacks = [*callbacks, MetricsFile(folder / "metrics.jsonl")]
+    train(model, further.objective, own, rows(further.objective.reads()), tokenizer, callbacks)

@@ -20,6 +20,7 @@ from boostershot.training.arguments import ImmunizeArguments, attach_lora
 from boostershot.training.checkpoints import training_facts
 from boostershot.training.data import RolesDataset
 from boostershot.training.finish import align_and_finish
+from boostershot.training.metrics import MetricsFile
 from boostershot.training.trainer import train
 
 
@@ -54,7 +55,7 @@ def immunize(
         dev: harmful rows that nothing else is trained or scored on, for defences that are steered by them.
         template: auto, chat or alpaca.
         max_length: tokens of a row; longer answers are cut.
-        callbacks: further `TrainerCallback`s.
+        callbacks: further `TrainerCallback`s, also of the trainings of stages that follow.
 
     Raises:
         InputError: a row is bad, the defence needs rows of a kind and there are none, layers are to be cached and
@@ -92,7 +93,8 @@ def immunize(
     if not stages:
         return align()
     facts = training_facts(defense, rows_read(dict.fromkeys(tokenized, 1)).facts(), model, args)
-    align_and_finish(model, align, stages, args, rows_read, tokenizer, facts)
+    theirs = [callback for callback in callbacks if not isinstance(callback, MetricsFile)]  # each has its own file
+    align_and_finish(model, align, stages, args, rows_read, tokenizer, facts, theirs)
     return model
 
 
