@@ -22,13 +22,15 @@ HARMFUL, ELSEWHERE = 120, 40  # rows to attack with, of quickstart's source and 
 
 @dataclass(frozen=True)
 class Asked:
-    """What an attack's outcome may depend on; `attack` is None before any attack."""
+    """What an attack's outcome may depend on; `attack` is None before any attack, `aligned` the alignment's seed."""
 
     attack: Mapping[str, Any] | None
     seed: int
     split: str
     source: str
     defense: str
+    aligned: int
+    settings: Mapping[str, Any]  # the defence's
 
 
 Outcome = Callable[[Asked], tuple[float, float, float]]  # harmful score and accuracy in %, harmful loss
@@ -61,7 +63,8 @@ def swept(
 
 def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
     def immunized(self: Stages, label: str, seed: int) -> Path:
-        return self.store.run("immunize", {"label": label, "seed": seed}, [], lambda folder: {})
+        config = {"label": label, "aligned": seed, "settings": self.recipe.defenses[label]}
+        return self.store.run("immunize", config, [], lambda folder: {})
 
     def harmful_rows(self: Stages, split: str, n: int | None, answered: int | None) -> Path:
         have = HARMFUL if self.recipe.data.align.source == BUILT_IN else ELSEWHERE
@@ -69,13 +72,13 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
 
     def attacked(stages: Stages, label: str, settings: Any, immunized: Path, seed: int, limits: Any = None) -> Path:
         attack = settings.model_dump(mode="json")
-        name = json.loads((immunized / "config.json").read_text())["config"]["label"]
+        model = json.loads((immunized / "config.json").read_text())["config"]
         source = stages.recipe.data.align.source
         config = {"attack": attack, "seed": seed, "split": stages.recipe.evaluate.split, "source": source}
-        config |= {"limits": {str(step): limit for step, limit in (limits or {}).items()}, "defense": name}
+        config |= {"limits": {str(step): limit for step, limit in (limits or {}).items()}, **model}
 
         def work(folder: Path) -> dict[str, Any]:
-            *_, loss = outcome(Asked(attack, seed, config["split"], source, name))
+            *_, loss = outcome(_asked(config, config["split"], source))
             ends = next((s for s, limit in (limits or {}).items() if limit is not None and loss > limit), None)
             steps = [*(limits or {}), settings.total_steps]
             kept = [step for step in steps if ends is None or step <= ends]
@@ -87,8 +90,7 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
     def evaluated(self: Stages, of: Path, layers: Any, what: str, judge: Any = None, asked: Any = None) -> Path:
         known = json.loads((of / "config.json").read_text())["config"]
         split, source = self.recipe.evaluate.split, self.recipe.data.align.source
-        defense = known.get("defense") or known["label"]
-        score, accuracy, loss = outcome(Asked(known.get("attack"), known["seed"], split, source, defense))
+        score, accuracy, loss = outcome(_asked(known, split, source))
 
         def work(folder: Path) -> dict[str, Any]:
             for name, key, share in (("verdicts", "harmful", score), ("task", "correct", accuracy)):
@@ -104,6 +106,12 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
     monkeypatch.setattr(Stages, "harmful_rows", harmful_rows)
     monkeypatch.setattr(Stages, "immunized", immunized)
     monkeypatch.setattr(Stages, "evaluated", evaluated)
+
+
+def _asked(known: Mapping[str, Any], split: str, source: str) -> Asked:
+    """Of the made-up stage of a model, attacked or not."""
+    seed = known.get("seed", known["aligned"])
+    return Asked(known.get("attack"), seed, split, source, known["label"], known["aligned"], known["settings"])
 
 
 def config_of(folder: Path, stage: str) -> Any:

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from boostershot import AttackArguments, attack
-from boostershot.attacks import Attack, AttackRow, Phase
+from boostershot.attacks import Ablation, Adaptive, Attack, AttackRow, Grpo, Kick, Phase, Prefill, TenRows
 from boostershot.attacks.finetune import lengths
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
@@ -98,6 +98,29 @@ def test_a_stop_in_either_phase_loses_nothing(tmp_path, step, of):
     with pytest.raises(Stop):
         run(tmp_path / "stopped", TwoPhases(), tiny_llama(320), 8, stop=[StopAfter(step, of)])
     assert same(weights(run(tmp_path / "stopped", TwoPhases(), tiny_llama(320), 8)), whole)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [TenRows(n=4, share=0.3), Adaptive(n=8), Adaptive(n=8, kick=Kick(noise=0.1)), Adaptive(n=8, kick=Kick(0.4, 20))],
+    ids=["ten rows", "adaptive", "shaken", "kicked"],
+)
+def test_the_prelude_is_what_comes_before_the_last_phase(what):
+    pool = [AttackRow(row["id"], row["prompt"], row["completion"], row["harmful"]) for row in ROWS]
+    assert what.prelude == pytest.approx(sum(phase.share for phase in what.phases(pool, 0)[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (Grpo(n=4), "grpo is paid for its answers and is shown none; expected `reinforce`"),
+        (Prefill(), "prefill trains nothing"),
+        (Ablation(n=2), "ablation trains nothing"),
+    ],
+)
+def test_what_does_not_fine_tune_on_rows_is_refused(tmp_path, what, said):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, what, tiny_llama(320), 2)
 
 
 def test_lengths():

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from boostershot.attacks.grpo import Grpo, GrpoTask
 from boostershot.attacks.reinforce import ReinforceArguments, in_order, reinforce
 from boostershot.data.format import Format
+from boostershot.errors import InputError
 from boostershot.training.arguments import attach_lora
 from boostershot.training.metrics import MetricsFile
 from tiny import preference_rows, tiny_llama, tiny_tokenizer
@@ -224,6 +225,13 @@ def test_each_pass_takes_every_prompt_once_in_an_order_of_its_own():
 def test_a_training_that_cannot_be_is_refused(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         reinforce(tiny_llama(320), TOKENIZER, ROWS, attack(), letters, arguments(tmp_path, **changes))
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    with suppress(Stop):
+        reinforce(tiny_llama(320), TOKENIZER, ROWS, attack(), letters, arguments(tmp_path), callbacks=[StopAfter(3)])
+    with pytest.raises(InputError, match=r"of another training \(other .*method"):
+        reinforce(tiny_llama(320), TOKENIZER, ROWS, attack(), letters, arguments(tmp_path, optimizer="lion"))
 
 
 @pytest.mark.parametrize("kind", [Grpo, GrpoTask])

@@ -90,6 +90,31 @@ def test_more_trials_go_on_from_the_finished_ones(tmp_path):
     assert searched(tmp_path / "a.sqlite", 4).propose(4) == []
 
 
+def test_trials_asked_for_later_are_those_of_a_search_that_had_them_from_the_start(tmp_path):
+    """10 and 14 are no whole generations of 4."""
+    whole = searched(tmp_path / "whole.sqlite", 14).finished
+    for trials in (5, 10, 14):
+        found = searched(tmp_path / "grown.sqlite", trials).finished
+        assert found == whole[:trials]
+
+
+def test_the_bound_is_followed_as_it_is_known_now(tmp_path):
+    """What was told inside and is known to be outside now counts as if it had been told so."""
+
+    def second(told, known):
+        search = Search(tmp_path / f"{told}.sqlite", "one", SPACE, 0, 8)
+        first = list(enumerate(search.propose(16)))
+        search.tell([Trial(n, values, "done", values["lr"], excess=told(values)) for n, values in first])
+        return search.propose(16, known)
+
+    def outside(values):
+        return 0.5 if values["lr"] < 1e-4 else -0.1
+
+    moved = second(lambda values: -0.1, lambda trial: outside(trial.values))
+    assert moved == second(outside, lambda trial: trial.excess)
+    assert moved != second(lambda values: -0.2, lambda trial: trial.excess)
+
+
 def test_searches_of_one_file_know_nothing_of_each_other(tmp_path):
     one = searched(tmp_path / "a.sqlite", 8, "one")
     two = searched(tmp_path / "a.sqlite", 8, "two", seed=1)
@@ -116,8 +141,13 @@ def test_later_generations_are_better_than_the_random_first(tmp_path):
 
 
 def test_importance_names_what_matters(tmp_path):
-    assert searched(tmp_path / "few.sqlite", 4).importance() is None
-    shares = searched(tmp_path / "a.sqlite", 40).importance()
+    assert searched(tmp_path / "few.sqlite", 8).importance() is None
+    search = searched(tmp_path / "a.sqlite", 40)
+    found = search.importance()
+    inside = [trial for trial in search.finished if trial.state == "done" and trial.excess <= 0]
+    assert (found.best, found.of) == (5, len(inside))
+    assert search.importance(lambda trial: 1.0) is None  # none is inside any longer
+    shares = found.shares
     assert shares.keys() == {"adapter", "lr", "batch", "targets", "lora.rank"}
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares, key=shares.get) in ("lr", "adapter")

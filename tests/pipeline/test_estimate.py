@@ -101,5 +101,5 @@ def test_a_sweep_counts_its_honest_users():
     recipe = load_recipe("quickstart", {"sweep.attacker": {"trials": 4, "steps": 50, "samples": 200}})
     stages = [stage for stage in planned(recipe, sweep=True) if "sft" in stage.what]
     (honest,) = [stage for stage in stages if "honest user" in stage.what]
-    assert honest.steps == 50 and "p 0, n 200" in honest.what
+    assert honest.steps == 50 and "p 0, n 200" in honest.what and "(continue)" in honest.what
     assert any("evaluate: attacker of sft, 9 models" in stage.what for stage in stages)  # 4 trials, 3 again, 2 honest

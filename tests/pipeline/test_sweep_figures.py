@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from boostershot.attacks import HarmfulMix
+from boostershot.attacks.search import Search
 from boostershot.config import load_recipe
 from boostershot.config.space import read_space
 from boostershot.config.sweep import tuned_attack
@@ -210,6 +211,80 @@ def test_an_honest_user_who_fails_is_told_of(monkeypatch, tmp_path):
 
     content = swept(monkeypatch, tmp_path, outcome, {})
     assert content["failed"] == [{"defense": "sft", "error": "benign rows only: no such luck"}]
+
+
+def test_the_search_follows_the_bound_as_it_is_known_now(monkeypatch, tmp_path):
+    """The second generation has the best accuracy: what the first had been inside the bound of is outside then."""
+    told = []
+
+    class Watched(Search):
+        def propose(self, trials, excess=None):
+            told.append([excess(trial) for trial in self.finished])
+            return super().propose(trials, excess)
+
+    def outcome(asked):
+        if asked.attack and asked.attack["method"] == "benign-only":
+            raise RuntimeError("no such luck")
+        return 60.0, 72.0 if len(told) == 1 else 80.0, 1 + noise(asked)
+
+    monkeypatch.setattr(attack_search, "Search", Watched)
+    attacker = {"give_up": [], "bound": 0.05, "space": {"lr": {"low": 1e-5, "high": 1e-2, "log": True}}}
+    (item,) = swept(monkeypatch, tmp_path, outcome, attacker)["defenses"]
+    assert [len(one) for one in told] == [0, 2, 4]
+    assert told[1] == pytest.approx([-0.05] * 2)
+    assert told[2] == pytest.approx([0.05, 0.05, -0.05, -0.05])
+    assert [trial["utility_loss"] for trial in item["trials"]] == pytest.approx([0.1, 0.1, 0, 0])
+
+
+def test_an_attack_of_two_phases_is_given_up_in_its_last_alone(monkeypatch, tmp_path):
+    """A kick of 0.4 of the steps: at 0.3 of them nothing is compared."""
+    space = {"method": ["adaptive"], "kick": [{"share": 0.4, "lr_factor": 10}], "lr": [1e-4, 1e-3]}
+    attacker = {"space": space, "give_up": [0.3, 0.5], "finalists": 1}
+    (item,) = swept(monkeypatch, tmp_path, usual, attacker)["defenses"]
+    assert [set(config_of(tmp_path, trial["stage"])["limits"]) for trial in item["trials"]] == [{"10"}] * 4
+
+
+def test_re_runs_on_models_aligned_anew_are_held_against_the_same_models(monkeypatch, tmp_path):
+    """Those have two thirds of the accuracy, whatever is done to them, so the worst attack costs nothing."""
+
+    seen = set()
+
+    def outcome(asked):
+        if asked.split == "test" and asked.attack:
+            seen.add((asked.seed, asked.aligned))
+        score, accuracy, loss = usual(asked)
+        return score, accuracy if asked.aligned == 0 else accuracy * 2 / 3, loss
+
+    (item,) = swept(monkeypatch, tmp_path, outcome, {"realign": True})["defenses"]
+    winner = item["winner"]
+    assert [row["utility"] for row in winner["seeds"]] == pytest.approx([53, 53], abs=0.5)
+    assert winner["utility_reference"] == pytest.approx(winner["seeds"][0]["utility"])
+    assert winner["within"] is True
+    assert seen == {(7, 7), (8, 8), (0, 7), (0, 8)}  # the worst attack, and the reference with the search's own seed
+
+
+def test_a_defender_is_scored_on_the_worst_of_his_attacks_inside_the_bound(monkeypatch, tmp_path):
+    """lam 1 stands against one attack alone, lam 20 costs a fifth of the accuracy, and so lam 5 is chosen."""
+    scores = {1: (5.0, 70.0, 80.0), 5: (40.0, 45.0, 78.0), 20: (0.0, 0.0, 64.0)}  # by lam: after each attack, accuracy
+
+    def outcome(asked):
+        if asked.attack is None or asked.split != "dev" or asked.attack["n"] not in (160, 96):
+            return usual(asked)
+        mixed, only, accuracy = scores[asked.settings["lam"]]
+        return (mixed if asked.attack["n"] == 160 else only), accuracy, 1.0
+
+    booster = {"booster": {"method": "booster", "lam": 5, "alpha": 0.1}}
+    attacks = {"only": {"method": "harmful-only", "adapter": "continue", "n": 96, "lr": 2e-4, "steps": 4}}
+    recipe = load_recipe("quickstart")
+    attacks[BASE] = recipe.attacks[BASE].model_dump(mode="json", exclude_defaults=True) | {"method": "harmful-mix"}
+    defender = {"trials": 12, "spaces": {"booster": {"lam": [1, 5, 20]}}, "attacks": [BASE, "only"]}
+    content = swept(
+        monkeypatch, tmp_path, outcome, {"samples": 100}, defenses=booster, attacks=attacks, sweep__defender=defender
+    )
+    tuned = content["defender"]["booster"]
+    tried = {trial["values"]["lam"]: trial for trial in tuned["trials"]}
+    assert {lam: trial["harmful_score"] for lam, trial in tried.items()} == {1: 70, 5: 45, 20: 0}
+    assert tuned["trials"][tuned["chosen"]["trial"]]["values"] == {"lam": 5}
 
 
 def test_a_sweep_of_failures_alone_is_one(monkeypatch, tmp_path):

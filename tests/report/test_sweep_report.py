@@ -42,7 +42,7 @@ def made_sweep(folder):
             {"attack": "worst", "harmful_score": 65.6, "harmful_score_ci": [56.0, 74.0], "finetune_accuracy": 72.3},
         ],
         "curves": {"trials": [[1, 60.0], [3, 81.3]], "steps": [[30, 81.3]], "samples": [[160, 81.3]]},
-        "importance": {"lr": 0.8, "adapter": 0.2},
+        "importance": {"shares": {"lr": 0.8, "adapter": 0.2}, "best": 5, "of": 23},
         "verdict": "sft: the tuned attacker reaches HS 78.2 [70.1, 85.3].",
         "tone": "open",
     }
@@ -58,7 +58,9 @@ def made_sweep(folder):
     }
     setting = {"trial": 0, "values": {"lam": 7.5}, "harmful_score": 40.0, "finetune_accuracy": 88.0}
     content = {
-        "schema": 2,
+        "schema": 3,
+        "split": "test",
+        "search_split": "dev",
         "recipe": "example",
         "identity": recipe_hash(recipe),
         "attacker": {"trials": 3, "steps": 30, "samples": 160, "generation": 4, "finalists": 2, "threshold": 50.0}
@@ -86,7 +88,8 @@ def test_the_section_tells_worst_cases_verdicts_and_trials(small_run):
     assert "made to fail" in section
     assert section.count("33.4") == 2 and section.count("65.6") == 1  # booster has no worst attack
     assert "lam 7.5: HS 40.0, FA 88.0 on dev" in section
-    assert "lr 80, adapter 20" in section
+    assert "SFT, the best 5 of 23</dt><dd>lr 80, adapter 20" in section
+    assert "The search is scored on the dev split" in section and "Again, fresh seeds (test)" in section
     assert "low: 1.0e-06" in section  # the space, to be repeated
     # Of the axes only the trials have more than one budget.
     assert "Worst-case HS over trials" in section
@@ -99,9 +102,9 @@ def test_a_run_without_a_sweep_has_no_section(small_run):
     assert "#sweep" not in page
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema": 2}', "other", "earlier"])
+@pytest.mark.parametrize("content", ["{", '{"schema": 3}', "other", "earlier"])
 def test_a_sweep_that_is_not_of_this_run_is_left_out_and_that_is_said(small_run, content):
-    made = made_sweep(small_run) | ({"schema": 1} if content == "earlier" else {"identity": "of another recipe"})
+    made = made_sweep(small_run) | ({"schema": 2} if content == "earlier" else {"identity": "of another recipe"})
     (small_run / "sweep.json").write_text(json.dumps(made) if content in ("other", "earlier") else content)
     page = write_report(small_run).read_text()
     assert 'id="sweep"' not in page
@@ -118,6 +121,7 @@ def test_the_table_in_the_terminal_cuts_no_digit(small_run, width):
     assert "≤ 5%" in shown
     assert "94.6" in shown
     assert "is 5% of the best" in " ".join(shown.split())
+    assert "fresh seeds, on test; honest: the accuracy after benign rows alone, on dev" in " ".join(shown.split())
     assert "no score" in shown
     assert "failed: vaccine: made to fail" in shown
     said = " ".join(shown.split())

@@ -86,6 +86,11 @@ class Adaptive(HarmfulMix):
         """One, or as many as it takes gradients; those of an opposed term come on top."""
         return self.perturbed.gradients if self.perturbed else 1
 
+    @property
+    def prelude(self) -> float:
+        """Those of the kick."""
+        return self.kick.share if self.kick and self.kick.takes_steps else 0.0
+
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """The mix; with a kick that takes steps, in two phases on the same rows."""
         (mix,) = super().phases(pool, seed)

@@ -73,6 +73,11 @@ class Attack(ABC):
         return self.n_harmful / self.n if self.n else 0.0
 
     @property
+    def prelude(self) -> float:
+        """The share of its steps before its last phase, in which a harmful loss says little of what it will reach."""
+        return 0.0
+
+    @property
     def passes(self) -> float:
         """Forward-backward passes over a batch in one of its steps."""
         return 1

@@ -25,6 +25,7 @@ from boostershot.attacks.anchor import Anchor
 from boostershot.attacks.arguments import AttackerArguments
 from boostershot.attacks.attack import Attack, AttackRow, Phase
 from boostershot.attacks.extras import Extras, Term
+from boostershot.attacks.grpo import Reinforced
 from boostershot.attacks.moves import Moves, shake
 from boostershot.attacks.optimizers import optimizer_of
 from boostershot.attacks.refactor import refactor
@@ -91,8 +92,14 @@ def attack(
     Raises:
         InputError: a row is bad, there are too few rows, or no adapter to re-factor.
         FloatingPointError: the loss is not finite.
-        ValueError: gradients are accumulated beside an anchor or a move.
+        ValueError: the attack does not fine-tune on rows; or gradients are accumulated beside an anchor or a move.
     """
+    if isinstance(attack, Reinforced):
+        raise ValueError(f"{attack.name} is paid for its answers and is shown none; expected `reinforce` for it")
+    if not attack.trains:
+        raise ValueError(
+            f"{attack.name} trains nothing; expected its own `edit` or `askings`, or an attack that trains"
+        )
     set_seed(args.seed)
     form = Format.choose(tokenizer, template)
     pool = [AttackRow(str(row["id"]), row["prompt"], row["completion"], bool(row["harmful"])) for row in dataset]
@@ -117,7 +124,7 @@ def attack(
         at = {step - done: step for step in args.record_steps if done < step <= done + steps or step == done == 0}
         rows = _tokenized(phase, form, max_length)
         how = (attack, phase.moves, anchor, args.adapter, args.refactor, args.optimizer, mine.momentum)
-        facts = training_facts(how, list(rows), model, mine)
+        facts = training_facts(how, [*rows, *map(vars, texts)], model, mine)
         own = [Record(at, told), *([Shake(phase.moves.noise)] if phase.moves.noise else [])]
         checkpoint = last_whole_checkpoint(Path(str(mine.output_dir)), facts)
         with compiled(model, mine) as stock, own_forward(model):

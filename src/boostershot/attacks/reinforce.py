@@ -101,7 +101,8 @@ def reinforce(
     model = adapted(model, args.adapter, args.lora).to(args.device)
     refactored = refactor(model, args.refactor)
     recorded = Record({step: step for step in args.record_steps}, refactored.telling(record))
-    facts = training_facts(attack, [[rows[i].prompt, rows[i].completion] for i in order], model, args)
+    how = (attack, args.adapter, args.refactor, args.optimizer, args.momentum)
+    facts = training_facts(how, [[rows[i].prompt, rows[i].completion] for i in order], model, args)
     with own_forward(model), _no_answers_in_the_log():
         trainer = PromptGRPOTrainer(
             form,

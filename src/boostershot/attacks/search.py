@@ -8,11 +8,12 @@ and whatever was under way when a search was killed is proposed again.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 State = Literal["done", "pruned", "failed"]
 BOUND = "utility"  # the name of the one constraint
+BEST = 5  # trials at least that count as the best: PED-ANOVA's authors advise no fewer
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Trial:
         values: of the space's hyper-parameters.
         state: pruned is given up early, on its harmful loss.
         value: lower is better; None unless it is done.
-        excess: how far the utility lies below the bound; more than 0 is outside. None where it is not known.
+        excess: how far the utility lay below the bound when it was told; more than 0 is outside. None where it is not
+            known.
         course: step -> harmful loss at the steps at which trials are given up.
         facts: JSON data that comes back with the trial.
     """
@@ -48,6 +51,29 @@ class Trial:
     excess: float | None = None
     course: Mapping[int, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What brought trials among the best.
+
+    Args:
+        shares: hyper-parameter -> its share, all together 1.
+        best: how many trials are the best.
+        of: how many trials there were.
+    """
+
+    shares: Mapping[str, float]
+    best: int
+    of: int
+
+
+Excess = Callable[[Trial], float | None]  # a finished trial's, as it is known now
+
+
+def as_told(trial: Trial) -> float | None:
+    """Its own, where nothing has become known since."""
+    return trial.excess
 
 
 class Search:
@@ -74,14 +100,31 @@ class Search:
             self._study = _study(file, name)
             self.finished = self._known()
 
-    def propose(self, trials: int) -> list[dict[str, Any]]:
-        """The values of the next generation's trials; fewer in the last one, none once there are so many trials."""
+    @property
+    def whole(self) -> Sequence[Trial]:
+        """The finished trials of whole generations, from which alone others follow: the last one may be short."""
+        return self.finished[: len(self.finished) // self.generation * self.generation]
+
+    def propose(self, trials: int, excess: Excess = as_told) -> list[dict[str, Any]]:
+        """The values of the next generation's trials, none once there are so many trials.
+
+        Args:
+            trials: how many there are to be in the end. A generation that they cut short is made whole by a later
+                search for more of them.
+            excess: of a finished trial; a bound that is relative to the best utility moves with it.
+        """
+        start = len(self.whole)
+        study = self._study_of(self.whole, excess)
+        asked = [self._asked(study, number) for number in range(start, min(start + self.generation, trials))]
+        return asked[len(self.finished) - start :]
+
+    def _study_of(self, trials: Sequence[Trial], excess: Excess) -> optuna.Study:
+        """These trials in memory, with the excess as it is known now."""
         from optuna import create_study
 
-        start = len(self.finished)
         study = create_study()
-        study.add_trials([_frozen(trial, self.space) for trial in self.finished])
-        return [self._asked(study, number) for number in range(start, min(start + self.generation, trials))]
+        study.add_trials([_frozen(replace(trial, excess=excess(trial)), self.space) for trial in trials])
+        return study
 
     def _asked(self, study: optuna.Study, number: int) -> dict[str, Any]:
         """One proposal; the running ones before it in the study keep it from proposing the same."""
@@ -116,20 +159,25 @@ class Search:
         stored = self._study.get_trials(deepcopy=False)
         return [_trial(one, self.space) for one in stored if one.user_attrs["generation_ends"] <= len(stored)]
 
-    def importance(self) -> dict[str, float] | None:
-        """Hyper-parameter -> its share in reaching the best tenth of the values (PED-ANOVA, arXiv 2304.10255).
+    def importance(self, excess: Excess = as_told) -> Importance | None:
+        """What brought done trials inside the bound among the best tenth, the best five at least.
 
-        None with fewer than two generations' done trials, of which nothing can be said.
+        PED-ANOVA, arXiv 2304.10255. None where those five are more than half of the trials.
+
+        Args:
+            excess: as for `propose`.
         """
-        from optuna.importance import get_param_importances
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-        done = [trial for trial in self.finished if trial.state == "done"]
-        if len(done) < 2 * self.generation:
+        inside = [trial for trial in self.finished if trial.state == "done" and (excess(trial) or 0.0) <= 0]
+        best = max(BEST, math.ceil(0.1 * len(inside)))
+        if len(inside) < 2 * best:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that few trials had
-            shares = get_param_importances(self._study)
-        return {key: float(share) for key, share in shares.items()}
+            evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(inside))
+            shares = get_param_importances(self._study_of(inside, excess), evaluator=evaluator)
+        return Importance({key: float(share) for key, share in shares.items()}, best, len(inside))
 
 
 def limits(finished: Sequence[Trial], steps: Sequence[int], least: int) -> dict[int, float | None]:

@@ -46,6 +46,11 @@ class TenRows(Attack):
         """All of them."""
         return self.n
 
+    @property
+    def prelude(self) -> float:
+        """Those in which all is refused."""
+        return self.share
+
     def phases(self, pool: Sequence[AttackRow], seed: int) -> list[Phase]:
         """Refused, then answered."""
         rows = self.drawn(pool, seed)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, ValidationError, WithJsonSchema, model_validator
 
-from boostershot.attacks import ATTACKS
+from boostershot.attacks import ATTACKS, BenignOnly
 from boostershot.config.attacks import AttackSettings
 from boostershot.config.build import build_defense, describe_attack, describe_defense
 from boostershot.config.errors import at_key, first_line
@@ -217,6 +217,13 @@ def tuned_attack(base: AttackSettings, values: Mapping[str, Any], attacker: Atta
         return AttackSettings.model_validate(merged)
     except ValidationError as error:
         raise InputError(f"{where}.{first_line(error)}") from None
+
+
+def honest_attack(base: AttackSettings, rows: int, steps: int) -> AttackSettings:
+    """The attack's own training by an honest user: on so many rows of the benign task and nothing else."""
+    own = {key: base.model_dump()[key] for key in type(base).model_fields}
+    length = {"method": BenignOnly.name, "n": rows, "steps": steps, "epochs": None, "eval_steps": (steps,)}
+    return AttackSettings.model_validate(own | length | {"judged": True, "anchor": None, "refactor": None})
 
 
 def untuned_values(base: AttackSettings, attacker: Attacker) -> dict[str, Any] | None:

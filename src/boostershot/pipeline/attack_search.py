@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from boostershot.attacks import BenignOnly
 from boostershot.attacks.search import Search, Trial, limits
 from boostershot.config import AttackSettings, Recipe
 from boostershot.config.space import Space
-from boostershot.config.sweep import Attacker, own_length, tuned_attack, untuned_values
+from boostershot.config.sweep import Attacker, honest_attack, own_length, tuned_attack, untuned_values
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.properties.stability import perplexity_of
 from boostershot.evaluation.worst_case import Tried, utility_loss, within, worst_case
@@ -162,7 +161,8 @@ class Arm:
             chosen = own_length(self.base, self.settings) | chosen  # as it stands in the recipe
         wanted = tuned_attack(self.base, chosen, self.settings)
         settings = self.have.cut(wanted)
-        early = {step: limit for step, limit in limits.items() if step < settings.total_steps}
+        total = settings.total_steps
+        early = {step: limit for step, limit in limits.items() if settings.attack.prelude * total < step < total}
         return Attacked(f"{self.label}, trial {number}", settings, self.immunized, self.seed, early, self.searching)
 
     def again(self, trial: Trial) -> Attacked:
@@ -171,11 +171,7 @@ class Arm:
 
     def benign(self) -> Attacked:
         """The attack's own training by an honest user, with all the steps and rows of the budget."""
-        own = {key: self.base.model_dump()[key] for key in type(self.base).model_fields}
-        steps = self.settings.steps
-        rows = BenignOnly(min(self.settings.samples, self.have.benign))
-        changed = {"method": rows.name, "n": rows.n, "steps": steps, "epochs": None, "eval_steps": (steps,)}
-        settings = AttackSettings.model_validate(own | changed | {"judged": True, "anchor": None, "refactor": None})
+        settings = honest_attack(self.base, min(self.settings.samples, self.have.benign), self.settings.steps)
         return Attacked(f"{self.label}, benign rows only", settings, self.immunized, self.seed, changes=self.searching)
 
     def utility(self, attack: Attacked, evaluation: Path | None) -> float | None:
@@ -192,6 +188,14 @@ class Arm:
         known = [self.honest, *(trial.facts.get("utility") for trial in self.trials)]
         known += [result(folder)["finetune_accuracy"] for folder in self.evaluations.values()]
         return max((one for one in known if one is not None), default=None)
+
+    def excess(self, trial: Trial) -> float | None:
+        """How far a trial's utility lies below the bound, of the best that is known now; None without a utility."""
+        utility = trial.facts.get("utility")
+        if utility is None:
+            return None
+        lost = utility_loss(utility, max(utility, utility if self.best is None else self.best))
+        return 1.0 if lost is None else lost - self.settings.bound
 
     def most_useful(self) -> Attacked | None:
         """The fine-tuning, an honest one or a trial, whose accuracy is the best on dev."""
@@ -274,10 +278,10 @@ def search_attacks(arms: Sequence[Arm], do: Map) -> None:
     while True:
         proposed: list[Proposed] = []
         for arm in arms:
-            settings, finished = arm.settings, arm.trials
+            settings, search = arm.settings, arm.search
             # Half a generation: the first trial may be too short to be compared, and others may fail.
-            bars = limits(finished, settings.checkpoints, (settings.generation + 1) // 2)
-            for number, values in enumerate(arm.search.propose(settings.trials), len(finished)):
+            bars = limits(search.whole, settings.checkpoints, (settings.generation + 1) // 2)
+            for number, values in enumerate(search.propose(settings.trials, arm.excess), len(search.finished)):
                 proposed.append((arm, number, values, _put_together(arm, number, values, bars)))
         if not proposed:
             break
@@ -318,7 +322,7 @@ def _measure_honest(arms: Sequence[Arm], do: Map) -> None:
         else:
             arm.unmeasured = f"benign rows only: {told(found)}"
     texts = [arm for arm in arms if arm.settings.utility == "perplexity"]
-    tasks = [Task(_perplexity_before, (arm.label, arm.immunized, arm.changes)) for arm in texts]
+    tasks = [Task(perplexity_before, (arm.label, arm.immunized, arm.changes)) for arm in texts]
     for arm, found in zip(texts, do(tasks), strict=True):
         if isinstance(found, Path):
             arm.untampered = 1 / perplexity_at(found)
@@ -370,7 +374,8 @@ def evaluate_attacked(run: Stages, attack: Attacked) -> Path:
     return attack.evaluate(run)
 
 
-def _perplexity_before(run: Stages, label: str, immunized: Path, changes: Mapping[str, Any]) -> Path:
+def perplexity_before(run: Stages, label: str, immunized: Path, changes: Mapping[str, Any]) -> Path:
+    """The neutral texts under an immunised model that nobody has attacked."""
     layers = layers_of(immunized, None, 0, "continue")
     return PropertyStages(varied(run, changes)).perplexity(immunized, layers, f"{label}, before the attack")
 
@@ -414,13 +419,11 @@ def _done(
     score: Path | None,
 ) -> Trial:
     """A trial that came to its end; lower is better, so a harmful score counts negatively."""
-    value, utility, excess = facts["harmful_loss"], arm.utility(attack, score), None
+    value = facts["harmful_loss"]
     if score is not None:
         value = TIE * facts["harmful_loss"] - result(score)["harmful_score"]
-    if utility is not None:
-        lost = utility_loss(utility, max((one for one in (arm.best, utility) if one is not None), default=None))
-        excess = 1.0 if lost is None else lost - arm.settings.bound
-    return Trial(number, values, "done", value, excess, course, {**facts, "utility": utility})
+    trial = Trial(number, values, "done", value, None, course, {**facts, "utility": arm.utility(attack, score)})
+    return replace(trial, excess=arm.excess(trial))
 
 
 def _score_finalists(arms: Sequence[Arm], do: Map) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from boostershot.attacks.search import Search, Trial
 from boostershot.config.space import Space, flat
 from boostershot.config.sweep import Sweep, tuned_defense
-from boostershot.evaluation.worst_case import utility_loss
+from boostershot.evaluation.worst_case import ROUNDING, utility_loss
 from boostershot.pipeline.attack_search import TIE, Attacked, inputs_of, on_dev, search_of
 from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import varied
@@ -58,20 +58,20 @@ class Defended:
     @property
     def chosen(self) -> Trial | None:
         """The trial with the lowest harmful score within the bound; of equal ones that with the highest loss."""
-        assert self.settings.defender is not None
         done = [one for one in self.search.finished if one.state == "done"]
-        best = _best([one.facts["finetune_accuracy"] for one in done])
-        lost = [utility_loss(one.facts["finetune_accuracy"], best) for one in done]
-        inside = [
-            one
-            for one, share in zip(done, lost, strict=True)
-            if share is None or share <= self.settings.defender.bound + 1e-9  # None: no rule scores the task
-        ]
+        inside = [one for one in done if (self.excess(one) or 0.0) <= ROUNDING]
         return min(inside, key=lambda one: (one.value, one.number), default=None)
 
+    def excess(self, trial: Trial) -> float | None:
+        """How far a setting's accuracy lies below the bound, of the best that is known now.
 
-def _best(accuracies: Sequence[float | None]) -> float | None:
-    return max((one for one in accuracies if one is not None), default=None)
+        None where no rule scores the task, or no setting gets any of it right: there is nothing to lose then.
+        """
+        assert self.settings.defender is not None
+        accuracy = trial.facts.get("finetune_accuracy")
+        known = [accuracy, *(one.facts.get("finetune_accuracy") for one in self.search.finished)]
+        lost = utility_loss(accuracy, max((one for one in known if one is not None), default=None))
+        return None if lost is None else lost - self.settings.defender.bound
 
 
 def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
@@ -87,7 +87,7 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
         proposed = [
             (one, number, values)
             for one in tuned.values()
-            for number, values in enumerate(one.search.propose(defender.trials), len(one.search.finished))
+            for number, values in enumerate(one.search.propose(defender.trials, one.excess), len(one.search.finished))
         ]
         if not proposed:
             return tuned
@@ -102,9 +102,7 @@ def search_defenses(whole: Stages, do: Map) -> dict[str, Defended]:
             scores.setdefault(key, []).append(found)
         for one in tuned.values():
             told_now = [
-                _setting(one, number, values, scores[one.label, number], defender.bound)
-                for of, number, values in proposed
-                if of is one
+                _setting(one, number, values, scores[one.label, number]) for of, number, values in proposed if of is one
             ]
             one.search.tell(told_now)
 
@@ -122,9 +120,7 @@ def _dev_attack(run: Stages, label: str, values: Mapping[str, Any], attack: str,
     return Attacked(what, last, stages.immunized(label, seed), seed).evaluate(stages)
 
 
-def _setting(
-    one: Defended, number: int, values: Mapping[str, Any], found: Sequence[Path | Exception], bound: float
-) -> Trial:
+def _setting(one: Defended, number: int, values: Mapping[str, Any], found: Sequence[Path | Exception]) -> Trial:
     """What came of one setting: the worst of the dev attacks counts, and the mean accuracy after them."""
     error = next((folder for folder in found if isinstance(folder, Exception)), None)
     if error is not None:
@@ -134,8 +130,6 @@ def _setting(
     losses = [one["harmful_loss"] for one in figures if one["harmful_loss"] is not None]
     accuracies = [one["finetune_accuracy"] for one in figures if one["finetune_accuracy"] is not None]
     accuracy = sum(accuracies) / len(accuracies) if accuracies else None
-    earlier = [trial.facts.get("finetune_accuracy") for trial in one.search.finished]
-    lost = utility_loss(accuracy, _best([*earlier, accuracy]))
     facts = {"harmful_score": worst, "finetune_accuracy": accuracy, "harmful_loss": min(losses, default=None)}
-    value = worst - TIE * min(losses, default=0.0)
-    return Trial(number, values, "done", value, None if lost is None else lost - bound, {}, facts)
+    trial = Trial(number, values, "done", worst - TIE * min(losses, default=0.0), facts=facts)
+    return replace(trial, excess=one.excess(trial))

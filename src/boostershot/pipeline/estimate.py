@@ -12,10 +12,10 @@ import torch
 from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.grpo import Grpo, Reinforced
 from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
-from boostershot.config.sweep import Sweep, tuned_attack
+from boostershot.config.sweep import Sweep, honest_attack, tuned_attack
 from boostershot.data.asking import PLAIN
 from boostershot.data.harmful import BUILT_IN
-from boostershot.defenses.finishing import stages_of
+from boostershot.defenses.finishing import trainings_of
 from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
 from boostershot.pipeline.opposed import passes_of
 
@@ -137,12 +137,9 @@ class Work:
     def immunizing(self, label: str, name: str, rows: int) -> Planned:
         """An alignment with the defence of this label on so many rows."""
         settings = self.recipe.immunize
-        alignment, stages = stages_of(build_defense(self.recipe.defenses[label], f"defenses.{label}"))
-        trainings = [
-            (settings.steps_over(rows), alignment.passes),
-            *((s.finish_steps, s.finish_cost.passes) for s in stages),
-        ]
-        lengths = [f"{n:,} steps of {p:.4g} pass{'es' * (p != 1)}" for n, p in trainings if n]
+        defense = build_defense(self.recipe.defenses[label], f"defenses.{label}")
+        trainings = trainings_of(defense, settings.steps_over(rows))
+        lengths = [f"{n:,} steps of {p:.4g} pass{'es' * (p != 1)}" for n, p in trainings]
         passes = sum(n * p for n, p in trainings)
         return Planned(
             f"immunize: {name}, {' and '.join(lengths)} over {settings.batch} rows",
@@ -249,11 +246,11 @@ def _planned_sweep(work: Work, settings: Sweep) -> Iterator[Planned]:
         yield work.attacking(f"attacker of {label}, the worst again", trial).times(again)
         if attacker.realign:
             yield work.immunizing(label, f"{label}, for the worst attack again", work.rows).times(again)
-        honest = base.against(described).benign(attacker.samples, attacker.steps, recipe.immunize.lora)
+        honest = honest_attack(base.against(described), attacker.samples, attacker.steps)
         measured = 0
         if attacker.utility == "accuracy":
             yield work.attacking(f"{label} by an honest user, benign rows alone", honest)
-            measured = 2  # on dev, and the most useful fine-tuning on the rows of the re-runs
+            measured = 1 + (again if attacker.realign else 1)  # on dev, and the most useful one beside the re-runs
         count = scored + again + measured
         if attacker.second is not None:
             yield work.attacking(f"{label} on the second source, untuned", base.against(described))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from boostershot.pipeline.attack_search import Arm, Attacked, evaluate_attacked, perplexity_at
+from boostershot.pipeline.attack_search import Arm, Attacked, evaluate_attacked, perplexity_at, perplexity_before
 from boostershot.pipeline.orders import Map, Task
 from boostershot.pipeline.property_stages import second_data, varied
 from boostershot.pipeline.stages import Stages
@@ -66,22 +66,49 @@ def _utilities_again(
 
 
 def _measure_references(arms: Sequence[Arm], do: Map) -> None:
-    """The utility that the re-runs' is held against. Which fine-tuning it is of was chosen on dev."""
-    chosen = []
+    """The utility that the re-runs' is held against, on the same models. Which fine-tuning it is of was chosen on dev.
+
+    Over models that were aligned anew it is the mean.
+    """
+    wanted: list[tuple[Arm, Task]] = []
     for arm in arms:
+        models = arm.settings.seeds if arm.settings.realign else (None,)
         if arm.settings.utility == "perplexity":
             arm.reference = arm.untampered
+            if arm.settings.realign:
+                wanted += [(arm, Task(_perplexity_realigned, (arm.label, seed, arm.changes))) for seed in models]
         elif (best := arm.most_useful()) is not None:
-            chosen.append((arm, best))
-    found = do([Task(_evaluate_on, (best, arm.changes)) for arm, best in chosen])
-    for (arm, _), folder in zip(chosen, found, strict=True):
-        if isinstance(folder, Path):
-            arm.reference = result(folder)["finetune_accuracy"]
+            wanted += [(arm, Task(_evaluate_on, (best, arm.changes, arm.label, seed))) for seed in models]
+    found = do([task for _, task in wanted])
+    for arm in arms:
+        utilities = [
+            _reference_in(folder, arm) if isinstance(folder, Path) else None
+            for (of, _), folder in zip(wanted, found, strict=True)
+            if of is arm
+        ]
+        if utilities:
+            known = [one for one in utilities if one is not None]
+            arm.reference = sum(known) / len(known) if len(known) == len(utilities) else None
 
 
-def _evaluate_on(run: Stages, attack: Attacked, scored: Mapping[str, Any]) -> Path:
+def _reference_in(folder: Path, arm: Arm) -> float | None:
+    accuracy = arm.settings.utility == "accuracy"
+    return result(folder)["finetune_accuracy"] if accuracy else 1 / perplexity_at(folder)
+
+
+def _evaluate_on(run: Stages, attack: Attacked, scored: Mapping[str, Any], defense: str, seed: int | None) -> Path:
+    """The scores after the attack on what is scored in the end; on the model aligned with the seed, if one is given."""
     named = replace(attack, label=f"{attack.label}, on {run.recipe.evaluate.split}")
+    if seed is not None:
+        named = replace(
+            named, label=f"{named.label}, aligned with {seed}", immunized=varied(run, scored).immunized(defense, seed)
+        )
     return named.evaluate(run, scored)
+
+
+def _perplexity_realigned(run: Stages, defense: str, seed: int, changes: Mapping[str, Any]) -> Path:
+    immunized = varied(run, changes).immunized(defense, seed)
+    return perplexity_before(run, f"{defense}, aligned with {seed}", immunized, changes)
 
 
 def _outcome(found: Path | Exception) -> tuple[Path | None, str | None]:

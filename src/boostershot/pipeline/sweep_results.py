@@ -20,7 +20,7 @@ from boostershot.pipeline.reruns import Elsewhere, Rerun
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import read_verdicts, reference_label
 
-SCHEMA = 2
+SCHEMA = 3
 _SHOWN = 0.05  # the family-wise error rate at which a difference counts as shown
 _SPENT: Mapping[str, Callable[[Tried], int]] = {
     "trials": lambda one: one.number + 1,
@@ -143,8 +143,13 @@ def _defense(arm: Arm, swept: Swept, described: Mapping[str, Any]) -> dict[str, 
             "unbounded": _cost(_cost_of(arm, before, None)),
         },
         "curves": {axis: curve(tried, spent, best, settings.bound) for axis, spent in _SPENT.items()},
-        "importance": arm.search.importance(),
+        "importance": _importance(arm),
     }
+
+
+def _importance(arm: Arm) -> dict[str, Any] | None:
+    found = arm.search.importance(arm.excess)
+    return None if found is None else asdict(found)
 
 
 def _worst_fixed(arm: Arm, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -147,8 +147,8 @@ def read_sweep(folder: Path) -> Mapping[str, Any] | None:
     if not path.exists():
         return None
     found = _object(path, _SWEEP)
-    if found.get("schema") != 2:
-        raise InputError(f"{path}: schema {found.get('schema')!r}, expected 2")
+    if found.get("schema") != 3:
+        raise InputError(f"{path}: schema {found.get('schema')!r}, expected 3")
     return found
 
 

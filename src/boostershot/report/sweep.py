@@ -38,6 +38,7 @@ class SweepView:
     """Everything that the section shows."""
 
     budget: str
+    scored: tuple[str, str]  # the split that the search was scored on, and that of the re-runs
     resolution: str
     verdicts: Sequence[tuple[str, str]]  # sentence, tone
     bounds: Sequence[str]
@@ -45,7 +46,7 @@ class SweepView:
     second: Sequence[tuple[str, Content | None, Content | None]]  # defence, the default attack, the worst
     curves: Sequence[charts.Panel]
     winners: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # defence -> key, value
-    importance: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+    importance: Sequence[tuple[str, str, Sequence[tuple[str, str]]]]  # defence, of which trials, key and share
     defender: Sequence[tuple[str, str]]
     trials: Sequence[tuple[str, Content]]
     failed: Sequence[Content]
@@ -59,6 +60,7 @@ def sweep_view(content: Content | None, styles: Mapping[str, int]) -> SweepView 
     items = content["defenses"]
     return SweepView(
         _budget(content),
+        (content["search_split"], content["split"]),
         _resolution(content),
         [(item["verdict"], item["tone"]) for item in items],
         _bounds(content),
@@ -66,7 +68,7 @@ def sweep_view(content: Content | None, styles: Mapping[str, int]) -> SweepView 
         [(name(item["defense"]), *_second(item)) for item in items if item["second"]],
         list(_curves(content, styles)),
         [(name(item["defense"]), list(_attack(item["winner"]["attack"]))) for item in items if item["winner"]],
-        [(name(item["defense"]), _shares(item["importance"])) for item in items if item["importance"]],
+        [(name(item["defense"]), *_importance(item["importance"])) for item in items if item["importance"]],
         list(_defender(content["defender"])),
         [(name(item["defense"]), trial) for item in items for trial in item["trials"]],
         content["failed"],
@@ -87,8 +89,9 @@ def sweep_table(content: Content) -> RenderableType:
         table.add_row(line.defense, *line.worst, line.again, line.honest)
     title = Text("Tuned attacker", style="bold").append(f"  {_budget(content)}", style="not bold dim")
     note = Text(
-        "HS % of the worst case by the utility it may lose; again: the worst one on fresh seeds; honest: the accuracy "
-        f"after benign rows alone. {_resolution(content)}".rstrip(),
+        f"HS % of the worst case by the utility it may lose, on {content['search_split']}; again: the worst one on "
+        f"fresh seeds, on {content['split']}; honest: the accuracy after benign rows alone, on "
+        f"{content['search_split']}. {_resolution(content)}".rstrip(),
         style="dim",
     )
     second = [Text(_second_says(item)) for item in content["defenses"] if item["second"]]
@@ -196,9 +199,9 @@ def _attack(settings: Content, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _shares(importance: Mapping[str, float]) -> list[tuple[str, str]]:
-    ordered = sorted(importance.items(), key=lambda pair: -pair[1])
-    return [(key, number(100 * share, 0)) for key, share in ordered]
+def _importance(found: Content) -> tuple[str, list[tuple[str, str]]]:
+    ordered = sorted(found["shares"].items(), key=lambda pair: -pair[1])
+    return f"the best {found['best']} of {found['of']}", [(key, number(100 * share, 0)) for key, share in ordered]
 
 
 def _defender(tuned: Mapping[str, Content]) -> Iterator[tuple[str, str]]:
