@@ -195,6 +195,15 @@ def test_wrong_input_is_one_line_and_2(
     assert list(Path().iterdir()) == []
 
 
+def test_the_attackers_budget_may_hold_lists(fake: Callable[..., FakeRun], capsys: Captured) -> None:
+    run = fake()
+    budget = "trials=4,steps=20,samples=80,epsilons=[0.05,0.1],space={lr: {low: 1e-5, high: 1e-3}, p: [0.5, 1.0]}"
+    assert cli.call(["sweep", "quickstart", "--attacker", budget]) == 0
+    attacker = run.calls[0][0].sweep.attacker
+    assert (attacker.trials, attacker.epsilons) == (4, (0.05, 0.1))
+    assert attacker.budgeted["p"].choices == (0.5, 1.0)
+
+
 def test_a_dry_run_does_nothing(fake: Callable[..., FakeRun], capsys: Captured) -> None:
     run = fake()
     assert cli.call(["run", "quickstart", "--dry-run", "--set", "seeds=[7]"]) == 0

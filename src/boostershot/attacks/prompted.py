@@ -72,7 +72,8 @@ class Prefill(Attack):
 class FewShot(Attack):
     """Harmful questions with their answers, as earlier turns of the same conversation.
 
-    Wei et al., "in-context attack", arXiv 2310.06387. The turns are rows of the attack split, drawn by the seed.
+    Wei et al., "in-context attack", arXiv 2310.06387. The turns are rows of the attack split, in an order that the seed
+    decides.
 
     Args:
         shots: how many turns.

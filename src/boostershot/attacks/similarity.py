@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -17,7 +17,6 @@ def gradient_similarities(
     harmful: Sequence[TokenizedRow],
     benign: Sequence[TokenizedRow],
     pad_id: int,
-    advance: Callable[[int], None] = lambda n: None,
 ) -> list[float]:
     """The cosine of each benign row's gradient with the mean of the harmful rows' unit gradients.
 
@@ -28,7 +27,6 @@ def gradient_similarities(
         model: what will be attacked, its trainable weights those that the attack trains.
         harmful, benign: the rows, cut to the tokens that count.
         pad_id: any token; a row alone has no padding.
-        advance: told of each row that is done.
 
     Raises:
         ValueError: nothing is trainable, or in half precision.
@@ -37,7 +35,6 @@ def gradient_similarities(
     oracle = Oracle(model)
 
     def gradient(row: TokenizedRow) -> Vector:
-        advance(1)
         return oracle.gradient(collate([row], pad_id)).gradient
 
     with keeping_modes(model):

@@ -70,8 +70,15 @@ def sweep(
 
 
 def _budget(attacker: str | None) -> list[str]:
-    """The pairs of --attacker."""
-    pairs = [pair.strip() for pair in attacker.split(",")] if attacker is not None else []
+    """The pairs of --attacker; commas within brackets belong to a value."""
+    pairs, depth = [""] if attacker is not None else [], 0
+    for character in attacker or "":
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and not depth:
+            pairs.append("")
+        else:
+            pairs[-1] += character
+    pairs = [pair.strip() for pair in pairs]
     for pair in pairs:
         key, mark, value = pair.partition("=")
         if not (key.strip() and mark and value.strip()):
