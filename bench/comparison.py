@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.errors import InputError
+from boostershot.evaluation.statistics import holm, ratio_interval
 from boostershot.pipeline.files import read_json, write_json
 
 FA_LOSS, DEGENERATE_GAIN = 5.0, 5.0  # points against SFT beyond which a trial is not chosen
 FIGURES = ("harmful_score", "finetune_accuracy", "harmful_loss", "degenerate_share")
 COLUMNS = (
-    *("defence", "HS before", "HS after", "FA before", "FA after", "harmful loss after"),
-    *("HS minus SFT's", "time", "memory"),
+    *("defence", "HS before", "HS after", "HS minus SFT's", "harmful loss before", "harmful loss after"),
+    *("loss minus SFT's", "FA before", "FA after", "degenerate after", "time", "memory"),
 )
 
 
@@ -114,44 +115,66 @@ def _trial(label: str, setting: str, figures: Mapping[str, float] | None) -> str
     return f"| {label} | {setting} | " + " | ".join(cells) + " |"
 
 
-def table_page(record: Record, labels: Sequence[str]) -> str:
+def table_page(record: Record, labels: Sequence[str], without: Mapping[str, str]) -> str:
     """docs/defenses.md.
 
     Args:
         labels: all that is to be in the table, in its order.
+        without: methods that have no setting -> why.
     """
     known = [label for label in labels if label in record.entries]
     ((name, values),) = record.settings["attacks"].items()
     lines = [
         "# Every defence, one attack",
         "",
-        f"`make bench-defenses`: {len(record.settings['seeds'])} seeds, test split, the built-in model, attack {name} "
-        f"of {values['steps']} steps at the settings in bench/chosen.yaml; Booster's variants stand at Booster's own. "
-        "95% intervals over seeds; time and memory are medians over seeds relative to SFT in the same run.",
+        f"`make bench-defenses`: {len(record.settings['seeds'])} seeds, none of them the search's, test split, the "
+        f"built-in model, attack {name} of {values['steps']} steps at the settings in bench/chosen.yaml; Booster's "
+        "variants stand at Booster's own. 95% intervals over seeds and prompts; p by Holm's method over all differences "
+        "of a column. Time and memory of the training are relative to SFT's with the same seed, which was trained once, "
+        "when the table was begun: docs/engine.md has ratios within one run.",
+        "",
+        "noise_and_distil is not compared: it needs all weights and hundreds of steps, which this budget does not have.",
         *_missing(labels, known),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
     ]
+    p_values = {figure: _holm(record, known, figure) for figure in ("harmful_score", "harmful_loss")}
     for label in known:
         entry = record.entries[label]
         if not entry["before"] or not entry["after"]:
-            lines.append(f"| {label} | failed | | | | | | | |")
+            lines.append(_told_of(label, "failed"))
             continue
         before, after, difference = entry["before"], entry["after"], entry["minus_sft"]
+        seeds = "" if after["n_seeds"] == len(record.settings["seeds"]) else f" ({after['n_seeds']} seeds)"
         cells = [
-            label,
+            label + seeds,
             _interval(before["harmful_score"]),
             _interval(after["harmful_score"]),
+            _interval(difference["harmful_score"], p=p_values["harmful_score"].get(label)),
+            _interval(before["harmful_loss"], 2),
+            _interval(after["harmful_loss"], 2),
+            _interval(difference["harmful_loss"], 2, p_values["harmful_loss"].get(label)),
             _interval(before["finetune_accuracy"]),
             _interval(after["finetune_accuracy"]),
-            _interval(after["harmful_loss"], 2),
-            _interval(difference["harmful_score"]),
-            _median(entry["time"]),
-            _median(entry["memory"]),
+            _interval(after["degenerate_share"]),
+            _ratio(entry["time"]),
+            _ratio(entry["memory"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [_told_of(label, reason) for label, reason in without.items()]
     return "\n".join([*lines, ""])
+
+
+def _told_of(label: str, reason: str) -> str:
+    return f"| {label} | {reason} |" + " |" * (len(COLUMNS) - 2)
+
+
+def _holm(record: Record, known: Sequence[str], figure: str) -> dict[str, float]:
+    """Label -> p of its difference to SFT, corrected for all that the table shows."""
+    found = {label: (record.entries[label]["minus_sft"] or {}).get(figure) or {} for label in known}
+    tested = {label: one["p"] for label, one in found.items() if one.get("p") is not None}
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
 
 
 def _missing(labels: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -159,13 +182,20 @@ def _missing(labels: Sequence[str], known: Sequence[str]) -> list[str]:
     return ["", f"Not measured yet: {', '.join(left)}."] if left else []
 
 
-def _interval(figure: Mapping[str, Any] | None, digits: int = 1) -> str:
+def _interval(figure: Mapping[str, Any] | None, digits: int = 1, p: float | None = None) -> str:
     if figure is None:
         return "–"
     ci = f" [{figure['ci'][0]:.{digits}f}, {figure['ci'][1]:.{digits}f}]" if figure["ci"] else ""
-    return f"{figure['mean']:.{digits}f}{ci}"
+    tested = "" if p is None else (", p < 0.001" if p < 0.001 else f", p {p:.2g}")
+    return f"{figure['mean']:.{digits}f}{ci}{tested}"
 
 
-def _median(values: Sequence[float | None]) -> str:
-    known = sorted(value for value in values if value is not None)
-    return f"{known[len(known) // 2]:.2f}" if known else "–"
+def _ratio(values: Sequence[float | None]) -> str:
+    """The geometric mean over seeds, and its interval where there are two."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    if len(known) < 2:
+        return f"{known[0]:.2f}"
+    mean, low, high = ratio_interval(known, [1.0] * len(known))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"

@@ -32,7 +32,7 @@ def test_every_method_that_has_something_to_search_gets_six_distinct_trials():
         built = [describe_defense(build_defense(values, label)) for values in settings]
         assert len({str(one) for one in built}) == 6, label
     methods = {values["method"] for settings in searched.values() for values in settings}
-    assert methods == set(DEFENSES) - {"sft", "sdd", "sum"}
+    assert methods == set(DEFENSES) - {"sft", "sdd", "sum", "noise_and_distil"}
 
 
 def test_the_recipe_takes_the_trials():
@@ -138,16 +138,38 @@ def test_the_table_shows_means_intervals_and_what_failed(tmp_path):
         "harmful_loss": {"mean": 2.0, "ci": None},
         "degenerate_share": None,
     }
-    difference = {key: {"mean": -7.0, "ci": [-9.0, -5.0]} for key in comparison.FIGURES}
-    record.add(
-        "sam", {"before": one, "after": one, "minus_sft": difference, "time": [2.0, None, 3.0], "memory": [None]}
-    )
+
+    def difference(p):
+        return {key: {"mean": -7.0, "ci": [-9.0, -5.0], "p": p} for key in comparison.FIGURES}
+
+    both = {"before": one, "after": one}
+    record.add("sam", {**both, "minus_sft": difference(0.02), "time": [2.0, None, 8.0], "memory": [None]})
+    few = {"before": one, "after": {**one, "n_seeds": 2}}
+    record.add("vaccine", {**few, "minus_sft": difference(0.0001), "time": [2.0], "memory": [1.5]})
     record.add("tar", {"before": None, "after": None, "minus_sft": None, "time": [], "memory": []})
-    page = comparison.table_page(record, ["sft", "sam", "tar"])
-    cells = "12.3 [10.0, 15.0] | 12.3 [10.0, 15.0] | 50.0 | 50.0 | 2.00 | -7.0 [-9.0, -5.0] | 3.00 | –"
-    assert f"| sam | {cells} |" in page
-    assert "| tar | failed |" in page
-    assert "Not measured yet: sft." in page
+    labels, without = ["sft", "sam", "vaccine", "tar"], {"seam": "no trial keeps ability"}
+    lines = comparison.table_page(record, labels, without).splitlines()
+    (head, sam, vaccine, tar, seam) = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:2] == "| "
+    ]
+    assert dict(zip(head, sam, strict=True)) == {
+        "defence": "sam",
+        "HS before": "12.3 [10.0, 15.0]",
+        "HS after": "12.3 [10.0, 15.0]",
+        "HS minus SFT's": "-7.0 [-9.0, -5.0], p 0.02",
+        "harmful loss before": "2.00",
+        "harmful loss after": "2.00",
+        "loss minus SFT's": "-7.00 [-9.00, -5.00], p 0.02",
+        "FA before": "50.0",
+        "FA after": "50.0",
+        "degenerate after": "–",
+        "time": "4.00 [0.00, 26730.60]",  # of two seeds: times e to the power of 12.71 * ln(4) / 2
+        "memory": "–",
+    }
+    assert vaccine[0] == "vaccine (2 seeds)" and vaccine[3].endswith("p < 0.001")  # Holm: twice 0.0001
+    assert (tar[:2], seam[:2]) == (["tar", "failed"], ["seam", "no trial keeps ability"])
+    assert len(tar) == len(seam) == len(head)
+    assert any("Not measured yet: sft." in line for line in lines)
 
 
 @pytest.fixture
@@ -194,9 +216,38 @@ def test_search_and_table_go_method_by_method_and_on_where_they_were(folders):
     assert defenses.main(["table"]) == 0
     assert asked[0] == ["sft"] and ["sft", "booster-exact"] in asked and ["sft", "sdd"] in asked
     page = (docs / "defenses.md").read_text()
-    assert "| sam | 30.0 | 30.0 | 50.0 | 50.0 | 2.00 | 30.0 | 2.00 | 1.50 |" in page and "| sft | 30.0" in page
+    assert "| sam | 30.0 | 30.0 | 30.0 | 2.00 | 2.00 | 2.00 | 50.0 | 50.0 | 0.0 | 2.00 | 1.50 |" in page
+    assert "| sft | 30.0" in page
     asked.clear()
     assert defenses.main(["table"]) == 0 and asked == []
+
+
+def test_the_table_tells_of_methods_without_a_setting(folders):
+    assert defenses.main(["search", "sam"]) == 0
+    (here, docs, _), record = folders, folders[1] / "defenses-search.json"
+    found = json.loads(record.read_text())
+    found["methods"]["seam"] = found["methods"]["sam"] | {"figures": [None] * 6}
+    record.write_text(json.dumps(found))
+    assert defenses.main(["table"]) == 0
+    page = (docs / "defenses.md").read_text()
+    assert "| seam | no trial keeps ability | |" in page and "| booster | not searched | |" in page
+    assert [line.split("|")[1].strip() for line in page.splitlines() if line[:2] == "| "][1:4] == ["sft", "sdd", "sam"]
+
+
+def test_a_failed_seed_is_told_of_with_the_way_to_try_again(folders, monkeypatch, capsys):
+    assert defenses.main(["search", "sam"]) == 0
+    of = defenses.measured
+
+    def failing(recipe):
+        results = of(recipe)
+        for item in results.content["summary"]:
+            item["n_seeds"] = 2
+        return results
+
+    monkeypatch.setattr(defenses, "measured", failing)
+    assert defenses.main(["table", "sam"]) == 0
+    assert "sam: a seed failed; `table sam` tries again" in capsys.readouterr().err
+    assert "| sam (2 seeds) |" in (folders[1] / "defenses.md").read_text()
 
 
 def test_other_settings_than_the_record_s_are_refused(folders, capsys):
