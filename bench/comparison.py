@@ -129,11 +129,12 @@ def table_page(record: Record, labels: Sequence[str], without: Mapping[str, str]
         "",
         f"`make bench-defenses`: {len(record.settings['seeds'])} seeds, none of them the search's, test split, the "
         f"built-in model, attack {name} of {values['steps']} steps at the settings in bench/chosen.yaml; Booster's "
-        "variants stand at Booster's own. 95% intervals over seeds and prompts; p by Holm's method over all differences "
-        "of a column. Time and memory of the training are relative to SFT's with the same seed, which was trained once, "
-        "when the table was begun: docs/engine.md has ratios within one run.",
+        "variants stand at Booster's own, and lox-control is SFT's whole update prolonged to LoX's distance from the "
+        "base. 95% intervals over seeds and prompts; p by Holm's method over all differences of a column. Time and "
+        "memory of the training are relative to SFT's with the same seed, which was trained once, when the table was "
+        "begun: docs/engine.md has ratios within one run.",
         "",
-        "noise_and_distil is not compared: it needs all weights and hundreds of steps, which this budget does not have.",
+        "noise_and_distil is not compared: it needs all weights and hundreds of steps, more than this budget has.",
         *_missing(labels, known),
         "",
         "| " + " | ".join(COLUMNS) + " |",

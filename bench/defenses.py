@@ -148,10 +148,13 @@ def _read_chosen() -> dict[str, Any]:
 
 
 def with_variants(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen settings, and what stands at Booster's."""
-    if "booster" not in chosen:
-        return dict(chosen)
-    return {**chosen, **{label: {**chosen["booster"], **change} for label, change in LIKE_BOOSTER.items()}}
+    """The chosen settings, what stands at Booster's, and LoX's control at its own."""
+    found = dict(chosen)
+    if "booster" in chosen:
+        found |= {label: {**chosen["booster"], **change} for label, change in LIKE_BOOSTER.items()}
+    if "lox" in chosen:
+        found["lox-control"] = {**chosen["lox"], "control": True}
+    return found
 
 
 def _entry(results: bs.Results, label: str) -> dict[str, Any]:

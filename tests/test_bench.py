@@ -53,6 +53,8 @@ def test_variants_stand_at_boosters_own_setting():
     assert [recipe.defenses[label]["every"] for label in compared if label.startswith("booster-every")] == [3]
     assert compared["booster-exact"] == {"method": "booster", "lam": 5, "alpha": 1.0, "order": "exact"}
     assert defenses.with_variants({"sdd": {"method": "sdd"}}) == {"sdd": {"method": "sdd"}}
+    lox = {"method": "lox", "factor": 1.25}
+    assert defenses.with_variants({"lox": lox}) == {"lox": lox, "lox-control": {**lox, "control": True}}
 
 
 def figures(score, accuracy=50.0, degenerate=0.0, loss=2.0):
@@ -224,7 +226,8 @@ def test_search_and_table_go_method_by_method_and_on_where_they_were(folders):
 
 def test_the_table_tells_of_methods_without_a_setting(folders):
     assert defenses.main(["search", "sam"]) == 0
-    (here, docs, _), record = folders, folders[1] / "defenses-search.json"
+    docs = folders[1]
+    record = docs / "defenses-search.json"
     found = json.loads(record.read_text())
     found["methods"]["seam"] = found["methods"]["sam"] | {"figures": [None] * 6}
     record.write_text(json.dumps(found))

@@ -16,6 +16,8 @@ from rich.text import Text
 from boostershot.config import build_defense, describe_defense
 from boostershot.defenses import DEFENSES, Defense
 from boostershot.defenses.about import NOTATION
+from boostershot.defenses.defense import Cost
+from boostershot.defenses.finishing import stages_of
 
 _ROWS = {
     "align": "safe answers",
@@ -36,18 +38,25 @@ def table() -> list[dict[str, str]]:
     rows = []
     for name, kind in DEFENSES.items():
         defense = typical(name)
-        cost = defense.cost
+        cost = _dearest(defense)
         memory = f"{cost.memory:g}" + (" + activations" if cost.activations else "")
         rows.append(
             {
                 "method": name,
-                "passes": f"{cost.passes:.4g}",
+                "passes": f"{defense.passes:.4g}",
                 "memory": memory,
                 "data": needs(defense),
                 "source": paper(kind.about.source),
             }
         )
     return rows
+
+
+def _dearest(defense: Defense) -> Cost:
+    """The cost with the most memory, of the alignment and of the trainings that stages after it add."""
+    alignment, stages = stages_of(defense)
+    costs = [alignment.cost, *(stage.finish_cost for stage in stages if stage.finish_steps)]
+    return max(costs, key=lambda cost: (cost.memory, bool(cost.activations)))
 
 
 def paper(source: str) -> str:
@@ -71,19 +80,26 @@ def _needed(defense: Defense) -> list[str]:
 def sections(name: str) -> list[tuple[str, str]]:
     """A method in full: heading and text, in reading order."""
     about, defense = DEFENSES[name].about, typical(name)
-    cost = defense.cost
-    memory = f"{cost.memory:g} times the trainable weights beyond SFT" + (
-        f", and {cost.activations}" if cost.activations else ""
-    )
+    _, stages = stages_of(defense)
+    costs = [_cost("a step", defense.cost)]
+    for stage in stages:
+        if stage.finish_steps:
+            costs.append(_cost(f"each of {stage.finish_steps:,} steps after the alignment", stage.finish_cost))
     return [
         ("Objective", f"min over w: {about.equation}"),
         ("Idea", about.idea),
         ("Follows", about.follows),
         ("Source", about.source),
-        ("Cost", f"{cost.passes:.4g} forward-backward passes a step; memory: {memory}"),
+        ("Cost", ". ".join(costs)),
         ("Reads", needs(defense)),
         *([("Know", about.notes)] if about.notes else []),
     ]
+
+
+def _cost(when: str, cost: Cost) -> str:
+    memory = f"{cost.memory:g} times the trainable weights beyond SFT"
+    memory += f", and {cost.activations}" if cost.activations else ""
+    return f"{cost.passes:.4g} forward-backward passes {when}; memory: {memory}"
 
 
 def hyper_parameters(name: str) -> list[dict[str, str]]:
@@ -132,8 +148,9 @@ def index() -> str:
         "",
         "<!-- Written by docs/make_methods.py from the methods' own declarations. Change them there. -->",
         "",
-        "Passes are forward-backward passes over a batch in one step, memory is in multiples of the trainable weights "
-        "beyond SFT; both are held against measurement by the tests.",
+        "Passes are forward-backward passes over a batch in one step of the alignment, memory is in multiples of the "
+        "trainable weights beyond SFT, at its peak. The tests hold both against measurement; they do not measure the "
+        "activations that some methods keep beside.",
         "",
         "| method | passes | memory | rows it reads | source |",
         "|---|---|---|---|---|",
@@ -154,7 +171,8 @@ def overview() -> RenderableType:
     shown.add_column("source", no_wrap=True)
     for name, row in zip(DEFENSES, table(), strict=True):
         defense = typical(name)
-        memory = f"{defense.cost.memory:g}" + ("*" if defense.cost.activations else " ")
+        cost = _dearest(defense)
+        memory = f"{cost.memory:g}" + ("*" if cost.activations else " ")
         shown.add_row(name, row["passes"], memory, ", ".join(_needed(defense)), row["source"])
     legend = (
         "\npasses: forward-backward passes a step. memory: in multiples of the trainable weights, beyond SFT; * and "

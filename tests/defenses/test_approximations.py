@@ -200,7 +200,7 @@ def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(keys, said):
     ids=["sam", "antibody", "patcher", "deep within"],
 )
 def test_what_is_kept_of_w_is_refused_where_the_step_is_taken_elsewhere(around):
-    with pytest.raises(ValueError, match="align has reuse above 1"):
+    with pytest.raises(ValueError, match="align has reuse above 1, and"):
         around(booster(reuse=2))
     around(booster(every=2, harmful_share=0.5))
     around(bs.Booster(lam=0, alpha=0.1, reuse=2))

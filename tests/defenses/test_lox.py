@@ -125,6 +125,24 @@ def test_two_models_are_compared_at_an_equal_distance_from_the_base(lora):
     assert (updates["lox"] - updates["align"]).norm() > 0.05 * away
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_control_is_as_far_along_the_whole_update(lora):
+    base = dict(tiny_llama(dtype=torch.float64).named_parameters())
+
+    def after(*stages):
+        model = adapted(tiny_llama, "all-linear")[0] if lora else disturb(tiny_llama(dtype=torch.float64))
+        for stage in stages:
+            finish(stage, model, base)
+        merged = model.merge_and_unload() if lora else model
+        return torch.cat([(p.detach() - base[name].detach()).flatten() for name, p in merged.named_parameters()])
+
+    aligned, lox = after(), after(bs.LoX(factor=1.5, rank=2))
+    control = after(bs.LoX(factor=1.5, rank=2, control=True))
+    assert control.norm().item() == pytest.approx(lox.norm().item(), rel=1e-9)
+    torch.testing.assert_close(control, aligned * (lox.norm() / aligned.norm()), rtol=0, atol=1e-9)
+    assert (control - lox).norm() > 0.05 * lox.norm()
+
+
 def test_a_model_at_its_base_has_no_direction_to_scale():
     model = tiny_llama()
     base = dict(model.named_parameters())

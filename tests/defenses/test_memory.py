@@ -50,13 +50,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak(model, defense) -> int:
-    # Three equal rows of three tokens: the activations are small beside the 128 x 32 embeddings and the layers.
-    rows = batch_of([([5, 6, 7], [-100, 6, 7])] * 3)
+    # A few equal rows of three tokens: the activations are small beside the 128 x 32 embeddings and the layers.
+    batches, roles = defense.reads(), ("align", "harmful", "paired", "general", "dev")
+    rows = {role: batch_of([([5, 6, 7], [-100, 6, 7])] * max(3, batches.get(role, 1))) for role in roles}
     gc.collect()
     with LiveBytes() as spy:
-        step = bs.defense_gradient(
-            model, defense, **dict.fromkeys(("align", "harmful", "paired", "general", "dev"), rows)
-        )
+        step = bs.defense_gradient(model, defense, **rows)
     del step
     return spy.peak
 
@@ -75,12 +74,15 @@ def beyond_sft(defense) -> float:
     return (peak(model, defense) - alone) / sum(param.numel() * param.element_size() for param in model.parameters())
 
 
-MEASURABLE = {label: defense for label, defense in SETTINGS.items() if not defense.cost.activations}
+LESS = {"tar": 1, "patcher, drawn": 0.5}  # a trainer keeps the start's weights; half of delta's tensors are drawn
 
 
-@pytest.mark.parametrize("defense", MEASURABLE.values(), ids=MEASURABLE)
-def test_the_declared_memory_is_that_measured(defense):
-    assert defense.cost.memory - 1 < beyond_sft(defense) <= defense.cost.memory + 0.1
+@pytest.mark.parametrize("label", SETTINGS)
+def test_the_declared_memory_is_that_measured(label):
+    """Some keep activations beside, a double backward the most of them: half a tensor of this model."""
+    cost, measured = SETTINGS[label].cost, beyond_sft(SETTINGS[label])
+    least = cost.memory - LESS.get(label, 0)
+    assert least - 0.1 < measured < least + (0.6 if cost.activations else 0.1)
 
 
 def test_copies_of_shared_gradients_are_in_it():

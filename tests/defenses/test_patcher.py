@@ -147,3 +147,16 @@ def test_after_the_warm_up_there_is_an_attack(step):
 def test_values_without_meaning_are_refused(values, message):
     with pytest.raises(ValueError, match=f"patcher: {message}"):
         bs.Patcher(**values)
+
+
+@pytest.mark.parametrize("around", ["sam", "antibody", "patcher"])
+def test_a_delta_drawn_from_w_is_refused_where_the_step_is_taken_elsewhere(around):
+    build = {
+        "sam": lambda align: bs.SAM(rho=0.1, align=align),
+        "antibody": lambda align: bs.Antibody(alpha=0.1, align=align),
+        "patcher": lambda align: bs.Patcher(align=align),
+    }[around]
+    with pytest.raises(ValueError, match="align has a delta that is drawn from w, and"):
+        build(bs.Patcher())
+    build(bs.Patcher(mix=0.0))
+    bs.Booster(alpha=0.1, align=bs.Patcher())

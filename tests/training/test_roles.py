@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import boostershot as bs
 from boostershot.core.step import Batch
 from boostershot.data.format import TokenizedRow
+from boostershot.data.rows import Completion
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
+from boostershot.training.trainer import DefenseTrainer
+from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
 ALIGN = [TokenizedRow(f"a{i}", (1, 2), (3,) * (1 + i % 3)) for i in range(24)]
 HARMFUL = [TokenizedRow(f"h{i}", (4,), (5, 6)) for i in range(8)]
@@ -40,6 +44,54 @@ def test_every_row_is_used_equally():
     found = pairs(seed=1)
     assert Counter(a for a, _ in found) == Counter({row.name: 1 for row in ALIGN})
     assert Counter(h for _, h in found) == Counter({row.name: 3 for row in HARMFUL})
+
+
+def test_a_longer_role_is_passed_over_in_the_epochs_that_it_takes():
+    data = RolesDataset({"align": ALIGN[:8], "harmful": ALIGN, "paired": ALIGN[:8]}, 1)
+    seen = []
+    for data.epoch in range(6):
+        seen += [data[i]["harmful"][0].name for i in range(8)]
+        assert [data[i]["paired"][0].name for i in range(8)] == [row.name for row in ALIGN[:8]]
+    assert sorted(seen[:24]) == sorted(row.name for row in ALIGN)
+    assert seen[24:] == seen[:24]
+
+
+class Stop(Exception):
+    """The kill."""
+
+
+def test_a_training_reads_all_harmful_rows_and_goes_on_with_the_same_ones(tmp_path, monkeypatch):
+    """4 aligned rows, 10 harmful ones, 10 steps of 2: each harmful row is read twice, with a stop within the second
+    epoch too."""
+    harmful = [Completion(f"h{i}", row["prompt"], row["rejected"]) for i, row in enumerate(preference_rows(10))]
+    training_step, read, stops = DefenseTrainer.training_step, [], []
+
+    def watched(self, model, inputs, *args):
+        if self.state.global_step in stops:
+            raise Stop
+        read.append(inputs["harmful"]["ids"])
+        return training_step(self, model, inputs, *args)
+
+    monkeypatch.setattr(DefenseTrainer, "training_step", watched)
+
+    def run(folder):
+        args = bs.ImmunizeArguments(
+            output_dir=str(folder), max_steps=10, per_device_train_batch_size=2, save_steps=1, lora=None,
+            disable_tqdm=True, use_cpu=True,
+        )  # fmt: skip
+        defense = bs.Booster(lam=1, alpha=0.1)
+        bs.immunize(tiny_llama(320), tiny_tokenizer(True), preference_rows(4), defense, args, harmful=harmful)
+
+    run(tmp_path / "whole")
+    whole = list(read)
+    assert Counter(name for names in whole for name in names) == Counter({f"h{i} (harmful)": 2 for i in range(10)})
+    read.clear()
+    stops.append(3)
+    with pytest.raises(Stop):
+        run(tmp_path / "stopped")
+    stops.clear()
+    run(tmp_path / "stopped")
+    assert read == whole
 
 
 def test_harmful_rows_are_shuffled_and_alignment_rows_are_not():

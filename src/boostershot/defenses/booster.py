@@ -173,9 +173,9 @@ class Booster(Regularizer):
         return (self.every, self.harmful_share, self.reuse) != (1, 1, 1)
 
     @property
-    def keeps_gradients(self) -> bool:
-        """Is g kept from step to step?"""
-        return self.active and self.reuse > 1
+    def keeps(self) -> str | None:
+        """g, where several brackets share one."""
+        return "has reuse above 1" if self.active and self.reuse > 1 else None
 
     def exact(self) -> Defense:
         """The same bracket in every step, of the whole harmful batch, with its own g."""
@@ -193,7 +193,7 @@ class Booster(Regularizer):
             own=own + measuring,
             shared={} if self.approximate else {"harmful": 1},
             memory=4 if exact else 2,
-            kept=int(self.keeps_gradients),
+            kept=int(self.keeps is not None),
             activations="those of a double backward" if exact else "",
         )
 

@@ -18,7 +18,7 @@ from boostershot.defenses.sft import SFT
 
 @dataclass(frozen=True)
 class CTRAP(Regularizer):
-    """min f(w) + lam * C(w - alpha * unit(g)), C the loss of one fixed token everywhere in general text, first order.
+    """min f(w) + lam * C(w - alpha * unit(g)), C the loss of one fixed token in general answers, first order.
 
     Args:
         token: the id of that token; the model's end-of-sequence token if not given.
@@ -39,11 +39,12 @@ class CTRAP(Regularizer):
     about = About(
         title="CTRAP (collapse trap)",
         source="arXiv:2505.16559 (ACL 2026)",
-        equation="f(w) + lam * C(w - alpha * unit(g)), C = mean of -log p(one fixed token | prefix) on general text",
+        equation="f(w) + lam * C(w - alpha * unit(g)), C = mean of -log p(one fixed token | prefix) on the answers of "
+        "general text",
         idea="Whoever follows the harmful gradient arrives at a model that answers everything with one token.",
         follows="The published objective, first order. The step is normalised as in Booster (published: not), "
         "because the dropped Jacobian of an un-normalised step is not small; the fixed token is the end of sequence "
-        "where the paper's example is an error word.",
+        "where the paper's example is an error word, and it is asked for at the answers' tokens, not the questions'.",
         example={"lam": 0.1, "alpha_per_weight": 2e-5},
         hyper_parameters={
             "lam": HyperParameter("weight of the collapse loss; 0.1 in the paper", "large values collapse w itself"),

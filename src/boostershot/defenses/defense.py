@@ -102,9 +102,9 @@ class Defense(ABC):
         return False
 
     @property
-    def keeps_gradients(self) -> bool:
-        """Does it keep a gradient at w from step to step, which would be wrong where its step is taken elsewhere?"""
-        return False
+    def keeps(self) -> str | None:
+        """What it keeps of w from step to step, which would be wrong where its step is taken elsewhere: "has ..."."""
+        return None
 
     def exact(self) -> Defense:
         """The same objective, computed without the approximations of this defence and of those within."""
@@ -191,9 +191,10 @@ def most(*reads: Mapping[str, int]) -> dict[str, int]:
 
 
 def check_at_home(method: str, align: Defense) -> None:
-    """Raises ValueError if `align`, whose step the method takes at other weights too, keeps a gradient at w."""
-    if any(one.keeps_gradients for one in (align, *within(align))):
-        raise ValueError(f"{method}: align has reuse above 1, and {method} takes its step at other weights too")
+    """Raises ValueError if `align`, whose step the method takes at other weights too, keeps something of w."""
+    for one in (align, *within(align)):
+        if one.keeps is not None:
+            raise ValueError(f"{method}: align {one.keeps}, and {method} takes its step at other weights too")
 
 
 def check(method: str, **values: float | None) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from boostershot.core.oracle import START, Oracle
 from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Defense, check, check_count
 from boostershot.defenses.finishing import Finishing
 from boostershot.defenses.sft import SFT
-from boostershot.defenses.update import updates
+from boostershot.defenses.update import bring_to_distance, distance_from_base, updates
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class LoX(Finishing):
 
     Args:
         rank: k; all of them if not given.
+        control: prolong all of the update instead, to the same distance |W - W_base| over all matrices together.
         align: the defence whose alignment is extrapolated.
 
     Raises:
@@ -26,6 +29,7 @@ class LoX(Finishing):
 
     factor: float = 1.25
     rank: int | None = 6
+    control: bool = False
     align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
 
     about = About(
@@ -35,7 +39,7 @@ class LoX(Finishing):
         idea="The safe direction is gone further along, so that an attacker has further to come back.",
         follows="The published formula. With a LoRA adapter the update is scale * B * A (the base is the model without "
         "it), and what is extrapolated is again an adapter of its rank. Vectors (norms, biases) that were trained are "
-        "matrices of one column.",
+        "matrices of one column. The control is this project's.",
         example={"align": {"method": "booster", "lam": 20, "alpha_per_weight": 2e-5}},
         hyper_parameters={
             "factor": HyperParameter(
@@ -47,11 +51,15 @@ class LoX(Finishing):
                 "others; null is all",
                 "with all of them the noise of the alignment is extrapolated too",
             ),
+            "control": HyperParameter(
+                "true: not LoX but what it is held against, the whole update prolonged to LoX's distance from the base",
+                "it is no defence of anybody's",
+            ),
             "align": HyperParameter("the defence that aligns first, such as {method: booster, ...}", "as its own"),
         },
-        notes="It takes no training and makes the update longer: the least that a defence must beat at an equal "
-        "distance from the base (`bring_to_distance` scales one to the other's). In the paper its gain is gone at an "
-        "attacker's learning rate of 1e-4.",
+        notes="It takes no training and makes the update longer, so what its direction adds is the difference to its "
+        "control at an equal distance from the base (`bring_to_distance` scales any model to another's). In the paper "
+        "its gain is gone at an attacker's learning rate of 1e-4.",
     )
 
     def __post_init__(self) -> None:
@@ -62,5 +70,12 @@ class LoX(Finishing):
     def finish(self, oracle: Oracle) -> None:
         """Extrapolate the aligned weights, in place."""
         base = {name.removeprefix(START): kept for name, kept in oracle.tensors.items() if name.startswith(START)}
+        aligned = [param.detach().clone() for param in oracle.params] if self.control else []
         for update in updates(oracle.model, base):
             update.add(self.factor, self.rank)
+        if self.control:
+            wanted = distance_from_base(oracle.model, base)
+            with torch.no_grad():
+                for param, weights in zip(oracle.params, aligned, strict=True):
+                    param.copy_(weights)
+            bring_to_distance(oracle.model, base, wanted)

@@ -49,7 +49,8 @@ class Patcher(Defense):
         "published first round is of f alone (warmup_rounds: 1); here a training begins with an attack unless told "
         "otherwise, for a short one would be SFT. The attacker is plain AdamW without weight decay and goes over "
         "`batches` harmful batches again and again (published: fresh rows). The optimiser of w goes on from round to "
-        "round (published: begun anew). Drawing the attacker for each round is this project's.",
+        "round (published: begun anew). Drawing the attacker for each round is this project's, and it draws among the "
+        "tensors that are trained: no low-rank attacker is simulated where all weights train.",
         example={"round": 40, "steps": [5, 40], "lr": [1e-5, 1e-4], "optimizers": ["adamw", "normalized_sgd"]},
         hyper_parameters={
             "mix": HyperParameter("share of f at the attacked weights; 0.5 in the paper", "1 lets f at w go"),
@@ -103,6 +104,11 @@ class Patcher(Defense):
             raise ValueError("patcher: optimizers is empty; expected at least one")
         if self.mix:
             check_at_home("patcher", self.align)
+
+    @property
+    def keeps(self) -> str | None:
+        """delta, where a real attack from the round's first weights ends."""
+        return "has a delta that is drawn from w" if self.mix else None
 
     @property
     def cost(self) -> Cost:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from boostershot.core.batch import Rows
 from boostershot.data.format import TokenizedRow, collate
@@ -20,19 +21,24 @@ class RolesDataset(Dataset):
     """Item i holds, for each role, as many rows as a step reads batches of it: `align[i]`, and others beside it.
 
     Where a step reads n batches of a role, item i gives row i to the first, and the row a further n-th of all rows on
-    to each next: every batch passes over all rows, and no item holds one twice (if there are n). Roles shorter than
-    `align` start again. One data set, so that the Trainer's own sampler gives the order, the sharding and the resume.
+    to each next: every batch passes over all rows, and no item holds one twice (if there are n). Each epoch goes on in
+    the other roles where the last one ended, so a longer role than `align` takes several to pass over, and a role of
+    the same length keeps its pairs (published: drawn anew). One data set, so that the Trainer's own sampler gives the
+    order, the sharding and the resume.
 
     Args:
         roles: role -> its rows.
         seed: of the shuffles, one independent of the other, as in the published algorithm of Booster.
         batches: role -> the batches that a step reads; one if not given.
+
+    `epoch` counts from 0; `NextRows` keeps it during a training.
     """
 
     def __init__(
         self, roles: Mapping[str, Sequence[TokenizedRow]], seed: int, batches: Mapping[str, int] | None = None
     ):
         self.roles = dict(roles)
+        self.epoch = 0
         self.batches = {role: (batches or {}).get(role, 1) for role in roles}
         self.orders: dict[str, list[int]] = {}
         for role, rows in self.roles.items():
@@ -53,7 +59,21 @@ class RolesDataset(Dataset):
 
     def _places(self, role: str, index: int) -> list[int]:
         order, n = self.orders[role], self.batches[role]
-        return [order[(index + k * len(order) // n) % len(order)] for k in range(n)]
+        start = index if role in IN_ORDER else index + self.epoch * len(self)
+        return [order[(start + k * len(order) // n) % len(order)] for k in range(n)]
+
+
+class NextRows(TrainerCallback):
+    """Tells the rows which epoch it is, before its batches are read."""
+
+    def __init__(self, rows: RolesDataset):
+        self.rows = rows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """A resume may begin within one."""
+        self.rows.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
 class RolesCollator:

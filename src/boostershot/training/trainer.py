@@ -25,7 +25,7 @@ from boostershot.defenses.defense import Defense
 from boostershot.training.arguments import ImmunizeArguments
 from boostershot.training.checkpoints import MarkWhole, begin, last_whole_checkpoint, training_facts
 from boostershot.training.compiled import compiled
-from boostershot.training.data import RolesCollator, RolesDataset, rows_of
+from boostershot.training.data import NextRows, RolesCollator, RolesDataset, rows_of
 from boostershot.training.lower import kept_below
 from boostershot.training.whole import load_optimizer_state, load_weights, whole_optimizer_state, whole_weights
 
@@ -101,7 +101,7 @@ class DefenseTrainer(Trainer):
             data_collator=RolesCollator(processing_class.pad_token_id),  # type: ignore[arg-type]
             train_dataset=rows,
             processing_class=processing_class,
-            callbacks=[DefenseState(), *callbacks],
+            callbacks=[DefenseState(), NextRows(rows), *callbacks],
         )
         self.defense = defense
         self.tensors: dict[str, Tensor] = {}  # what it keeps between steps, beside the numbers of DefenseState
