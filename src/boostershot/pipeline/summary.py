@@ -104,7 +104,8 @@ def relative_costs(costs: Sequence[Row], methods: Mapping[str, str]) -> list[dic
         if sft is None:
             return None
         theirs = whole(sft)
-        return {name: value / theirs[name] if value and theirs[name] else None for name, value in whole(cost).items()}
+        pairs = {name: (value, theirs[name]) for name, value in whole(cost).items()}
+        return {name: mine / other if mine and other else None for name, (mine, other) in pairs.items()}
 
     return [{**cost, "relative_to_sft": relative(cost)} for cost in costs]
 
