@@ -3,6 +3,7 @@
 import pytest
 
 from boostershot.config import load_recipe
+from boostershot.pipeline import estimate
 from boostershot.pipeline.estimate import in_words, multiply_speed, planned, seconds_here
 from boostershot.pipeline.grid import plan
 
@@ -57,6 +58,15 @@ def test_the_estimate_grows_with_the_model_and_the_steps():
     assert multiply_speed() > 0
     assert seconds_here(long, 10**8) > 3 * seconds_here(short, 10**8)
     assert seconds_here(short, 10**9) > 3 * seconds_here(short, 10**8)
+
+
+@pytest.mark.parametrize(("processes", "threads", "faster"), [(2, 1, 2), (4, 1, 4), (8, 2, 2), (8, 8, 1)])
+def test_processes_share_the_work_as_far_as_there_are_cores(monkeypatch, processes, threads, faster):
+    monkeypatch.setattr(estimate, "multiply_speed", lambda: 1e11)
+    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(estimate.torch, "get_num_threads", lambda: threads)
+    one, many = (load_recipe("quickstart", [f"runtime.processes={n}"]) for n in (1, processes))
+    assert seconds_here(one, 10**8) == pytest.approx(faster * seconds_here(many, 10**8))
 
 
 def test_the_properties_are_in_the_plan_and_can_be_left_out():
