@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from boostershot.evaluation.properties.generalization import Second, Transfer, generalization
 from boostershot.evaluation.properties.resampling import crossing, estimate, percentage
@@ -52,7 +53,8 @@ def test_an_interval_over_seeds_holds_the_spread_between_them():
     seeds = [np.full(50, value) for value in (1.0, 2.0, 6.0)]
     found = estimate(seeds)
     assert found["mean"] == pytest.approx(3)
-    assert found["ci"] == pytest.approx([1.0, 6.0])  # one of 27 draws is three times the same seed: 3.7% at each end
+    half = stats.t.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / 3**0.5  # the draws alone would end at 1 and 6
+    assert found["ci"] == pytest.approx([3 - half, 3 + half])
     assert estimate(seeds[:1])["ci"] == pytest.approx([1.0, 1.0])
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from boostershot.evaluation.survival import area_under, kaplan_meier, steps_to_break
+from boostershot.evaluation.survival import kaplan_meier, steps_to_break
 
 
 def test_the_break_lies_between_the_recorded_steps():
@@ -12,12 +12,6 @@ def test_the_break_lies_between_the_recorded_steps():
     assert steps_to_break([0, 10], [30.0, 50.0], 20) == (0.0, True)
     assert steps_to_break([0, 10, 30], [30.0, 50.0, 20.0], 50) == (30.0, False)  # it exceeds, or it holds
     assert steps_to_break([0, 10, 20, 30], [0.0, 40.0, 0.0, 90.0], 20) == (5.0, True)  # the first crossing counts
-
-
-def test_the_area_is_the_mean_over_the_attack():
-    assert area_under([0, 10, 20], [0.0, 10.0, 50.0]) == pytest.approx((5 * 10 + 30 * 10) / 20)
-    assert area_under([0, 5, 20], [10.0, 10.0, 10.0]) == pytest.approx(10.0)
-    assert area_under([20], [7.0]) == 7.0
 
 
 def test_kaplan_meier_by_hand():
@@ -55,7 +49,7 @@ def test_a_defence_that_never_broke_has_no_median():
     [
         (lambda: steps_to_break([], [], 20), "one at least"),
         (lambda: steps_to_break([0, 0], [1.0, 2.0], 20), "must rise"),
-        (lambda: area_under([0, 1], [1.0]), "got 1 and 2"),
+        (lambda: steps_to_break([0, 1], [1.0], 20), "got 1 and 2"),
         (lambda: kaplan_meier([], []), "one at least"),
         (lambda: kaplan_meier([1], [True, False]), "got 1, 2"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 from test_summary import row
 
-from boostershot.evaluation.statistics import holm, mcnemar, paired_shares
+from boostershot.evaluation.statistics import holm, paired_shares
 from boostershot.pipeline.comparisons import comparisons
 
 
@@ -22,7 +22,7 @@ def test_every_pair_is_compared_at_the_last_step_that_both_finished():
     }  # fmt: skip
     found = items["plain", "booster"]["harmful_score"]
     assert found["mean"] == pytest.approx(30.0)
-    assert found["p"] == mcnemar([i < 20 for i in range(40)], [i < 8 for i in range(40)])
+    assert found["p"] == pytest.approx(2 / 2**12)  # 12 prompts differ, all one way
     assert items["plain", "booster"]["finetune_accuracy"] == {
         "mean": 0.0, "ci": None, "p": None, "n_pairs": 0, "p_holm": None, "family": 0,
     }  # fmt: skip

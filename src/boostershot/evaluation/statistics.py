@@ -1,7 +1,8 @@
 """Intervals: how far a measured figure can be trusted, over prompts, over rows and over seeds.
 
-Every interval has 95% coverage. None of the functions guesses: an empty sample or one that holds NaN is a
-ValueError that says so, never an interval of zeros.
+Every interval is meant to hold the truth in 95% of studies; bench/intervals.py tells how often those over seeds do.
+None of the functions guesses: an empty sample or one that holds NaN is a ValueError that says so, never an interval of
+zeros.
 """
 
 import math
@@ -97,13 +98,69 @@ def hierarchical_bootstrap(
 
     by_seed[s][i] is the figure of prompt i under seed s, None where it is unknown: a mean is over what is known. Seeds
     are drawn with replacement, then prompts, and one draw of prompts serves all drawn seeds, because they were asked
-    the same prompts (the two-way bootstrap of Owen, 2007). Prompts drawn anew within each seed, and a t interval over
-    seeds, leave out what the seeds' prompts have in common: with 3 seeds of 150 prompts they hold the truth in 83 to
-    90% and 87 to 90% of simulated studies, this one in 93 to 99% (bench/intervals.py). Raises ValueError for no seeds,
-    for seeds with unequal numbers of prompts, and for a seed of which nothing is known.
+    the same prompts (the two-way bootstrap of Owen, 2007). Two or three seeds leave little to draw, and where they
+    differ by more than their prompts the interval is too narrow: `mean_over_seeds`. Raises ValueError for no seeds, for
+    seeds with unequal numbers of prompts, and for a seed of which nothing is known.
     """
     values = _matrix(by_seed)
     return _mean(values), *_middle(_two_way([*values[:, None]], [[1.0]] * len(values), seed, resamples))
+
+
+class Crossed(NamedTuple):
+    """A mean of seeds and prompts, its standard error, and the degrees of freedom of its t distribution."""
+
+    mean: float
+    error: float
+    freedom: float
+
+    def joined(self, low: float, high: float) -> tuple[float, float]:
+        """The least interval that holds both this one and its own."""
+        half = float(stats.t.ppf(0.5 + LEVEL / 2, self.freedom)) * self.error if self.error else 0.0
+        return min(low, self.mean - half), max(high, self.mean + half)
+
+    @property
+    def p(self) -> float:
+        """Of no mean, two-sided."""
+        if not self.error:
+            return float(self.mean == 0)
+        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
+
+
+def crossed(values: np.ndarray) -> Crossed:
+    """The mean of [seeds, prompts] as that of crossed random effects: other seeds and other prompts would be others.
+
+    Its variance is (MS_seeds + MS_prompts - MS_rest) / (seeds * prompts), of the mean squares of a two-way analysis of
+    variance, with Satterthwaite's (1946) degrees of freedom: few, where seeds are few and differ by more than their
+    prompts do. With one seed nothing is known of seeds, and the error is 0. NaN (unknown) is filled with what its seed
+    and its prompt lead to expect.
+    """
+    mean = _mean(values)
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    seeds, prompts = values.shape
+    if seeds == 1:
+        return Crossed(mean, 0.0, 1.0)
+    of_seed, of_prompt = np.nanmean(values, axis=1, keepdims=True), np.nanmean(values, axis=0, keepdims=True)
+    values = np.where(np.isnan(values), of_seed + of_prompt - mean, values)
+    of_seed, of_prompt = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    squares = [prompts * (of_seed - values.mean()) ** 2, seeds * (of_prompt - values.mean()) ** 2]
+    squares.append((values - of_seed - of_prompt + values.mean()) ** 2)
+    freedom = [seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1)]
+    between, among, rest = (float(one.sum() / max(free, 1)) for one, free in zip(squares, freedom, strict=True))
+    variance = max(between + among - rest, between, among)
+    if not variance:
+        return Crossed(mean, 0.0, 1.0)
+    spread = sum(one**2 / max(free, 1) for one, free in zip((between, among, rest), freedom, strict=True))
+    return Crossed(mean, math.sqrt(variance / (seeds * prompts)), variance**2 / spread)
+
+
+def mean_over_seeds(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
+    """The mean over seeds of their means over prompts, and its interval: (mean, low, high), in the unit of the values.
+
+    `hierarchical_bootstrap`, which follows a skewed figure, joined with `crossed`, which knows how few the seeds are;
+    arguments and errors as there.
+    """
+    mean, low, high = hierarchical_bootstrap(by_seed)
+    return mean, *crossed(_matrix(by_seed)).joined(low, high)
 
 
 class Difference(NamedTuple):
@@ -118,15 +175,17 @@ class Difference(NamedTuple):
 def paired_hierarchical(
     a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]], seed: int = 0, resamples: int = 10_000
 ) -> Difference:
-    """a - b on the same seeds and prompts, by `hierarchical_bootstrap` of the differences.
+    """a - b on the same seeds and prompts, as in `mean_over_seeds` of the differences.
 
     p is twice the smaller share of resampled means on either side of 0, of which each has one more than counted, so
-    that it is never 0. With a single seed only the prompts are drawn. None with fewer than `FEWEST_PAIRS` prompts.
+    that it is never 0; with two seeds or more the larger of it and that of `crossed`. With a single seed only the
+    prompts are drawn. None with fewer than `FEWEST_PAIRS` prompts.
     """
     differences = _paired(a_by_seed, b_by_seed)
     means = _two_way([*differences[:, None]], [[1.0]] * len(differences), seed, resamples)
-    p = _both_sides(means) if differences.shape[1] >= FEWEST_PAIRS else None
-    return Difference(_mean(differences), *_middle(means), p)
+    over = crossed(differences)
+    p = _both_sides(means) if len(differences) == 1 else max(_both_sides(means), over.p)
+    return Difference(over.mean, *over.joined(*_middle(means)), p if differences.shape[1] >= FEWEST_PAIRS else None)
 
 
 def paired_shares(
@@ -136,11 +195,11 @@ def paired_shares(
 
     `family` is among how many comparisons p will be corrected: there are resamples enough that it can come below 0.05.
 
-    One seed: p is the exact sign test over prompts, for verdicts McNemar's (1947). More: the larger of that test's, of
-    each prompt's mean over seeds, and the bootstrap's of `paired_hierarchical`, which makes much of few prompts: the
-    same four of 150 under three seeds have p = 0.03 by it. None with fewer than `FEWEST_PAIRS` prompts. The interval is
-    the bootstrap's; where fewer than ten prompts differ, joined with Bonett and Price's (2012), which has a width where
-    none differs; and joined with 0 where p is above 0.05.
+    One seed: p is the exact sign test over prompts, for verdicts McNemar's (1947). More: the largest of that test's, of
+    each prompt's mean over seeds, and both of `paired_hierarchical`, which make much of few prompts: the same four of
+    150 under three seeds have p = 0.03 by its bootstrap. None with fewer than `FEWEST_PAIRS` prompts. The interval is
+    that of `paired_hierarchical`; where fewer than ten prompts differ, joined with Bonett and Price's (2012), which has
+    a width where none differs; and joined with 0 where p is above 0.05. It stays within -100 and 100.
     """
     differences = _paired(a_by_seed, b_by_seed)
     seeds, prompts = differences.shape
@@ -150,29 +209,21 @@ def paired_shares(
     more = min(_MOST_RESAMPLES, _RESAMPLES_OF_FAMILY * family)
     if seeds > 1 and more > _RESAMPLES and exact < _both_sides(means) < 10 * 2 / _RESAMPLES:  # so few tell little of p
         means = _two_way([*differences[:, None]], [[1.0]] * seeds, 0, more)
-    low, high = _middle(means)
-    p = exact if seeds == 1 else max(exact, _both_sides(means))
+    over = crossed(differences)
+    low, high = over.joined(*_middle(means))
+    p = exact if seeds == 1 else max(exact, _both_sides(means), over.p)
     if (differences != 0).any(axis=0).sum() < 10:
         least, most = _bonett_price(float(of_prompt.clip(0).sum()), float((-of_prompt).clip(0).sum()), prompts)
         low, high = min(low, least), max(high, most)
     if p > 1 - LEVEL:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Difference(_mean(differences), low, high, p if prompts >= FEWEST_PAIRS else None)
+    return Difference(over.mean, max(low, -100.0), min(high, 100.0), p if prompts >= FEWEST_PAIRS else None)
 
 
 def sign_test(differences: Sequence[float]) -> float:
     """Exact two-sided p-value of the sign test: are differences as often above 0 as below? 1 where all are 0."""
     above, below = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
     return float(stats.binomtest(above, above + below).pvalue) if above + below else 1.0
-
-
-def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Exact two-sided p-value of McNemar's test: do two models differ in a verdict on the same prompts?
-
-    Only prompts with unlike verdicts count; under no difference each goes either way with probability 1/2
-    (McNemar 1947): a sign test. 1 where there is none. Raises ValueError for unequal lengths.
-    """
-    return sign_test(_differences([float(x) for x in a], [float(y) for y in b]).tolist())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -222,7 +273,7 @@ def kappa_interval(tables: Sequence[tuple[int, int, int, int]]) -> tuple[float, 
 def share_interval(by_seed: Sequence[Figures]) -> tuple[float, float, float]:
     """Mean over seeds of shares over prompts (0 to 100 each, None unknown), and its interval, all in percent.
 
-    Returns (mean, low, high). Verdicts of one seed: Wilson's. Else the hierarchical bootstrap; where fewer than five
+    Returns (mean, low, high). Verdicts of one seed: Wilson's. Else as `mean_over_seeds`; where fewer than five
     prompts have more than 0, or fewer than five less than 100, it has nothing to draw, and is joined with Wilson's of
     as many prompts as a seed has verdicts on. So no interval is narrower than what so few can tell.
     """
@@ -268,6 +319,10 @@ def course_interval(
         return mean, *around
     means = _two_way(seeds, weights, 0, _RESAMPLES)
     low, high = _middle(means) if len(means) else around  # none has all shares where each has a verdict or two
+    of_prompt = np.stack([np.array(of) @ values for values, of in zip(seeds, weights, strict=True)])
+    if not np.isnan(of_prompt).all(axis=1).any():  # else some seed has no prompt with all its shares
+        low, high = crossed(of_prompt)._replace(mean=mean).joined(low, high)
+        low, high = max(low, 0.0), min(high, 100.0)
     every = np.concatenate(seeds)
     if min((every > 0).any(axis=0).sum(), (every < 100).any(axis=0).sum()) < 5:
         low, high = min(low, around[0]), max(high, around[1])

@@ -54,18 +54,6 @@ def steps_to_break(steps: Sequence[float], scores: Sequence[float], threshold: f
     return Break(float(steps[-1]), False)
 
 
-def area_under(steps: Sequence[float], scores: Sequence[float]) -> float:
-    """The mean score over the attack (trapezoids over steps), in the scores' unit; one step gives its score.
-
-    Raises:
-        ValueError: as for `steps_to_break`.
-    """
-    _check(steps, scores)
-    if len(steps) == 1:
-        return float(scores[0])
-    return float(np.trapezoid(scores, steps) / (steps[-1] - steps[0]))
-
-
 def kaplan_meier(durations: Sequence[float], reached: Sequence[bool]) -> Survival:
     """The survival of a defence over attacks and seeds (Kaplan and Meier 1958).
 

@@ -129,10 +129,6 @@ class Footprint:
         layer = max(two - one, 0.0)
         return self.layers * layer, layer, max(one - layer, 0.0)
 
-    def key(self) -> tuple[str, str]:
-        """What all figures depend on."""
-        return self._key
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Footprint) and self._key == other._key
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boostershot.evaluation.statistics import hierarchical_bootstrap, mean_interval, share_interval, wilson
+from boostershot.evaluation.statistics import mean_interval, mean_over_seeds, share_interval, wilson
 from boostershot.pipeline.comparisons import SHARES, Read, Row, difference
 
 _LOSSES = ("harmful_loss", "harmful_loss_own")
@@ -61,7 +61,7 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, str], verdicts: Read) -
         methods: defense label -> method name; the first label with method "sft" is the reference.
         verdicts: one row's per-prompt figures (figure name -> prompt id -> value in the row's unit), or None.
 
-    Two seeds or more: the mean of the rows' figures, and the hierarchical bootstrap over seeds and prompts, in which an
+    Two seeds or more: the mean of the rows' figures, and the interval of `statistics.mean_over_seeds`, in which an
     unknown verdict counts no more than it does in its row; for shares see `statistics.share_interval`. Where a row has
     no figures by prompt (a loss that was followed but not judged), a t interval over seeds, cut at 0 (and 100 for
     shares). One seed: the row's own interval over prompts. Differences to the reference: see `comparisons.difference`.
@@ -153,7 +153,7 @@ def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, A
     if all(one.get(figure) for one in found):
         prompts = dict.fromkeys(prompt for one in found for prompt in one[figure])
         by_seed = [[one[figure].get(prompt) for prompt in prompts] for one in found]
-        mean, *ci = share_interval(by_seed) if figure in SHARES else hierarchical_bootstrap(by_seed)
+        mean, *ci = share_interval(by_seed) if figure in SHARES else mean_over_seeds(by_seed)
         return {"mean": mean, "ci": ci}
     mean, low, high = mean_interval(values)
     least = low if figure == _LIKELIHOOD else max(low, 0.0)

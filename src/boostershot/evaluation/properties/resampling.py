@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from boostershot.evaluation.statistics import LEVEL, hierarchical_bootstrap, paired_shares, share_interval
+from boostershot.evaluation.statistics import LEVEL, mean_over_seeds, paired_shares, share_interval
 from boostershot.evaluation.survival import steps_to_break
 
 RESAMPLES = 2_000
@@ -25,9 +25,10 @@ def estimate(
 ) -> Figure:
     """A figure of the mean over rows and seeds, and its 95% percentile interval, `{"mean": m, "ci": [low, high]}`.
 
-    Seeds and rows are drawn as in `statistics.hierarchical_bootstrap`: with replacement, one draw of rows for all drawn
-    seeds, because they met the same rows; with one seed the rows alone. What belongs together (two arms on the same
-    prompts, the steps of a course) is drawn together: it is in one row.
+    Of a mean it is that of `statistics.mean_over_seeds`. Else seeds and rows are drawn as in
+    `statistics.hierarchical_bootstrap`: with replacement, one draw of rows for all drawn seeds, because they met the
+    same rows; with one seed the rows alone. Over two or three seeds that differ much that is too narrow. What belongs
+    together (two arms on the same prompts, the steps of a course) is drawn together: it is in one row.
 
     Args:
         by_seed: an array for each seed, [rows, ...], with the same rows. NaN is unknown, and left out of each mean over
@@ -41,7 +42,7 @@ def estimate(
     """
     values = np.stack(by_seed)
     if figure is float and values.shape[0] * values.shape[1] > 1:
-        mean, low, high = hierarchical_bootstrap(values.tolist(), seed)
+        mean, low, high = mean_over_seeds(values.tolist())
         return {"mean": mean, "ci": [low, high]}
     mean = figure(np.nanmean(values, axis=1).mean(axis=0))
     if values.shape[0] * values.shape[1] < 2 or math.isnan(mean):
