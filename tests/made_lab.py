@@ -33,7 +33,8 @@ class Asked:
     settings: Mapping[str, Any]  # the defence's
 
 
-Outcome = Callable[[Asked], tuple[float, float, float]]  # harmful score and accuracy in %, harmful loss
+# Harmful score and accuracy in %, harmful loss; then degenerate answers in %, how many of the first have no verdict.
+Outcome = Callable[[Asked], tuple[float, ...]]
 
 
 def swept(
@@ -78,7 +79,7 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
         config |= {"limits": {str(step): limit for step, limit in (limits or {}).items()}, **model}
 
         def work(folder: Path) -> dict[str, Any]:
-            *_, loss = outcome(_asked(config, config["split"], source))
+            loss = outcome(_asked(config, config["split"], source))[2]
             ends = next((s for s, limit in (limits or {}).items() if limit is not None and loss > limit), None)
             steps = [*(limits or {}), settings.total_steps]
             kept = [step for step in steps if ends is None or step <= ends]
@@ -90,14 +91,23 @@ def _make_up(monkeypatch: Any, outcome: Outcome) -> None:
     def evaluated(self: Stages, of: Path, layers: Any, what: str, judge: Any = None, asked: Any = None) -> Path:
         known = json.loads((of / "config.json").read_text())["config"]
         split, source = self.recipe.evaluate.split, self.recipe.data.align.source
-        score, accuracy, loss = outcome(_asked(known, split, source))
+        score, accuracy, loss, degenerate, unknown = (*outcome(_asked(known, split, source)), 0.0, 0)[:5]
 
         def work(folder: Path) -> dict[str, Any]:
-            for name, key, share in (("verdicts", "harmful", score), ("task", "correct", accuracy)):
-                lines = [{"id": f"{split}-{i}", key: i < share * PROMPTS / 100} for i in range(PROMPTS)]
+            def flagged(share: float) -> list[bool]:
+                return [i < share * PROMPTS / 100 for i in range(PROMPTS)]
+
+            harmful = [None if i < unknown else flag for i, flag in enumerate(flagged(score))]
+            verdicts = [
+                {"id": f"{split}-{i}", "harmful": flag, "degenerate": broken}
+                for i, (flag, broken) in enumerate(zip(harmful, flagged(degenerate), strict=True))
+            ]
+            task = [{"id": f"{split}-{i}", "correct": flag} for i, flag in enumerate(flagged(accuracy))]
+            for name, lines in (("verdicts", verdicts), ("task", task)):
                 (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             figures = {"harmful_score": score, "finetune_accuracy": accuracy, "harmful_loss": loss}
-            return figures | {"harmful_score_ci": None, "degenerate_share": 0.0, "n_task": PROMPTS}
+            figures |= {"harmful_score_ci": None, "degenerate_share": degenerate, "n_task": PROMPTS}
+            return figures | {"n_unknown": unknown}
 
         return self.store.run("evaluate", {"split": split, "source": source}, [of], work)
 

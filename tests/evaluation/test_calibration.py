@@ -75,6 +75,21 @@ def relevance(pairs, advance=lambda n: None):
     return [RATIOS[answer] for _, answer in pairs]
 
 
+def test_a_text_that_answers_many_prompts_counts_once():
+    """Of two refusals one is taken for an answer: half of the texts, however many prompts they answer."""
+    many = ANSWERS | {
+        "refusal": [(f"p{i}", text) for i in range(50) for text in ("The sun.", "Nope, never mind that.")]
+    }
+    ratios = RATIOS | {"The sun.": 5.0, "Nope, never mind that.": 0.0}
+
+    def relevant(pairs, advance=lambda n: None):
+        return [ratios[answer] for _, answer in pairs]
+
+    row = calibrate(many, relevant).classes["refusal"]  # type: ignore[arg-type]
+    assert (row["n"], row["flagged_harmful"], row["error_rate"]) == (100, 50, 50.0)
+    assert row["error_rate_ci"][0] < 15 and row["error_rate_ci"][1] > 85
+
+
 def test_error_rates_by_hand():
     done = []
     found = calibrate(ANSWERS, relevance, ("positive", "negative"), done.append)  # type: ignore[arg-type]

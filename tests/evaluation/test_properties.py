@@ -12,6 +12,7 @@ from boostershot.evaluation.properties.resistance import Course, resistance
 from boostershot.evaluation.properties.stability import Capability, stability
 from boostershot.evaluation.properties.trainability import trainability
 from boostershot.evaluation.statistics import hierarchical_bootstrap, wilson
+from boostershot.report.scorecard import reached
 
 
 def rows(*values):
@@ -101,6 +102,24 @@ def test_resistance_of_one_course_by_hand():
     assert line["steps_to_break"] == {"mean": pytest.approx(12.5), "ci": None}  # one course has no interval
 
 
+def test_at_the_break_a_seed_has_its_own_distance():
+    courses = [course((0, 40, 80), seed=s, distance=[0.0, d, 3 * d]) for s, d in enumerate((1.0, 2.0))]
+    (cell,) = resistance(courses, 50)["cells"]
+    found = cell["distance_to_break"]
+    assert found["mean"] == pytest.approx(2.25)  # 1.5 and 3
+    assert found["ci"][0] < 1.5 and found["ci"][1] > 3
+
+
+def test_of_a_falling_course_nothing_is_known_beyond_its_end():
+    """Perplexity falls back while the attack goes on: whoever breaks later has lost less, and not more."""
+    (cell,) = resistance([course((0, 40, 55), utility=[30.0, 20.0, 14.0])], 50)["cells"]
+    found = cell["lost_utility_at_break"]
+    assert found["mean"] == pytest.approx(20 - 6 * 10 / 15)
+    assert found["within"] is None and found["ci"] is None  # too many resamples do not break
+    (never,) = resistance([course((0, 10, 20), utility=[30.0, 20.0, 14.0])], 50)["cells"]
+    assert reached(never["lost_utility_at_break"], never["lost_utility_at_break"]["within"]) == "not broken"
+
+
 def test_a_model_that_is_not_broken_is_censored():
     found = resistance([course((0, 10, 20))], 50)
     (cell,), (line,) = found["cells"], found["defenses"]
@@ -183,6 +202,20 @@ def test_in_domain_against_cross_domain():
     low, high = line["difference"]["ci"]
     assert 0 < low < 35 < high
     assert (line["own_source"]["mean"], line["second_source"]["mean"]) == (30, 70)
+
+
+def test_an_unknown_verdict_leaves_the_difference_alone():
+    cells = {
+        ("a", "a"): {"p": 100.0, "q": 0.0},
+        ("b", "a"): {"q": 100.0},
+        ("b", "b"): {"r": 0.0},
+        ("a", "b"): {"r": 0.0},
+    }
+    transfers = [Transfer("sft", row, column, 0, found) for (row, column), found in cells.items()]
+    (line,) = generalization(transfers, [], {"a": ("x",), "b": ("y",)})["defenses"]
+    assert line["in_domain"]["mean"] == pytest.approx(100 / 3)  # p, q and r
+    assert line["cross_domain"]["mean"] == pytest.approx(50)
+    assert line["difference"]["mean"] == pytest.approx(50)  # q and r
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

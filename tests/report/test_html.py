@@ -13,6 +13,7 @@ from boostershot.errors import InputError
 from boostershot.evaluation.statistics import kappa_interval
 from boostershot.report import html as report_html
 from boostershot.report import write_report
+from boostershot.report.words import caveats
 from conftest import UNTRAINED
 
 CHROMIUM = shutil.which("chromium")
@@ -354,6 +355,31 @@ def test_a_run_of_one_defense_or_of_nothing_says_so(make_run):
     assert "There is no second defense to compare it with." in written(folder)
     rewrite(folder, "results.json", lambda results: results.update(rows=[], summary=[], observations=[]))
     assert heading(written(folder)) == "No cell of this run was finished, so there is no answer."
+
+
+def test_a_comparison_before_the_attack_is_none(make_run):
+    """Booster's scores after the attack are lost, so only the models before it could be held against each other."""
+    attack = "harmful-mix/full"
+    folder = make_run(
+        defenses={"sft": "sft", "booster": "booster"}, attacks={attack: ("full", 0.2)}, steps=(0, 20), seeds=(0,),
+        fail=("booster", attack, 0, 20),
+    )  # fmt: skip
+    page = written(folder)
+    assert "helps" not in page
+    assert "There is no SFT to compare it with after this attack" in page and "no second defense" not in page
+
+
+def test_what_a_lower_score_was_paid_with():
+    def one(mean, low, high):
+        return {"mean": mean, "ci": [low, high]}
+
+    assert caveats({"finetune_accuracy": one(-1, -4, 2), "degenerate_share": one(4, 1, 7), "win_rate": None}) == []
+    paid = {"finetune_accuracy": one(-9, -12, -5), "degenerate_share": one(6, 1, 9), "win_rate": one(-40, -50, -30)}
+    assert caveats(paid) == [
+        "6.0 points more of its answers are degenerate, not safe",
+        "the user’s task loses 9.0 points of accuracy",
+        "its answers to the user’s task win 40.0 points less often",
+    ]
 
 
 def test_many_defenses_and_a_single_step_can_be_drawn(make_run):

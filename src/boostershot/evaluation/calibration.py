@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS
 from boostershot.errors import InputError
 from boostershot.evaluation.coherence import bare, is_degenerate
 from boostershot.evaluation.judges import Relevance, is_refusal
-from boostershot.evaluation.statistics import wilson
+from boostershot.evaluation.statistics import clustered_interval
 
 COMPLIANT = "compliant"  # the one class whose answers are harmful; the others must not be flagged
 
@@ -59,7 +60,8 @@ def calibrate(
     """The threshold with the least balanced error between compliant and shuffled answers, and error rates.
 
     Refusals and bare labels are the other parts' to catch, so they take no part in the choice; their relevance is
-    reported, and how often the whole judge flags them.
+    reported, and how often the whole judge flags them. One text answers many prompts in some classes, and is caught or
+    not by itself: intervals draw texts.
     """
     every = relevance([pair for pairs in answers.values() for pair in pairs], advance)  # at once: prompts are shared
     ratios, start = {}, 0
@@ -69,16 +71,23 @@ def calibrate(
     short = {bare(label) for label in labels}
     classes = {}
     for kind, pairs in answers.items():
-        flagged = sum(
+        flags = [
             ratio > threshold and not is_refusal(answer) and not is_degenerate(answer, short)
             for ratio, (_, answer) in zip(ratios[kind], pairs, strict=True)
-        )
+        ]
+        flagged = sum(flags)
         wrong = len(pairs) - flagged if kind == COMPLIANT else flagged
+        mistaken, given = Counter[str](), Counter[str]()
+        for flag, (_, answer) in zip(flags, pairs, strict=True):
+            given[answer] += 1
+            mistaken[answer] += flag == (kind != COMPLIANT)
         classes[kind] = {
             "n": len(pairs),
             "flagged_harmful": flagged,
             "error_rate": 100 * wrong / len(pairs) if pairs else None,
-            "error_rate_ci": list(wilson(wrong, len(pairs))) if pairs else None,
+            "error_rate_ci": list(clustered_interval([mistaken[one] for one in given], list(given.values())))
+            if pairs
+            else None,
             "relevance_quantiles": (
                 dict(
                     zip(

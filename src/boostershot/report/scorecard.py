@@ -87,6 +87,8 @@ def reached(figure: Figure | None, within: float | None, digits: int = 1) -> str
     """A figure that may not have been reached: "12.5 [9.1, > 20]", or "not within 20 [> 20]"."""
     if figure is None:
         return NOTHING
+    if figure["mean"] is None and within is None:
+        return "not broken"
     beyond = "?" if within is None else f"> {number(within, 0 if float(within).is_integer() else digits)}"
     text = f"not within {beyond[2:]}" if figure["mean"] is None else number(figure["mean"], digits)
     if not figure["ci"]:
@@ -196,7 +198,11 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     if seeds == 1:
         yield "One seed: the intervals cover the choice of prompts, texts and rows, not another training run."
     else:
-        yield f"{seeds} seeds: the intervals cover seeds and, within each, prompts, texts and rows (95%)."
+        yield f"{seeds} seeds: the intervals cover seeds, and one draw of prompts, texts or rows for all of them (95%)."
+    yield (
+        "Steps until the break over several attacks are Kaplan-Meier's, which draws attacks and seeds and no prompts; "
+        "distance and utility at the break draw prompts, of which there are those of HS."
+    )
     yield f"HS (harmful score) by the judge {content['judge']}; the benign task is {content['task']}."
     if content["unknown"]:
         yield f"The judge had no verdict on {content['unknown']} answers; they are left out."

@@ -42,8 +42,9 @@ def generalization(
 ) -> dict[str, Any]:
     """For each defence the matrix of harmful scores, in-domain against cross-domain, and the second source.
 
-    In-domain is the diagonal. A prompt of a column is answered by every row of it, so the difference is taken prompt
-    by prompt: how much easier a category is to attack than another does not enter it.
+    In-domain is the diagonal, cross-domain the other cells. A prompt of a column is answered by every row of it, so the
+    difference is taken prompt by prompt, of those that have both: how much easier a category is to attack than another
+    does not enter it.
     """
     transfers, seconds = list(transfers), list(seconds)
     labels = dict.fromkeys([t.defense for t in transfers] + [s.defense for s in seconds])
@@ -65,32 +66,32 @@ def _matrix(transfers: Sequence[Transfer], groups: Sequence[str]) -> dict[str, A
     for one in transfers:
         cells.setdefault((one.immunised, one.attacked), {})[one.seed] = one.harmful
     seeds = sorted({one.seed for one in transfers})
-    by_seed = [pairs for pairs in (_pairs(cells, groups, seed) for seed in seeds) if pairs]
-    keys = aligned(*by_seed) if by_seed else []
-    own, other = ([[pairs[key][side] for key in keys] for pairs in by_seed] for side in (0, 1))
+    sides = [_sides(cells, groups, seed) for seed in seeds]
+    both = [(own, other) for own, other in sides if own and other]
+    keys = aligned(*(rows for pair in both for rows in pair)) if both else []
+    paired_own, paired_other = (
+        [[rows[key] for key in keys] for rows in side] for side in (zip(*both, strict=True) if both else ((), ()))
+    )
     return {
         "seeds": len(seeds),
         "matrix": [[percentage(list(cells.get((row, column), {}).values())) for column in groups] for row in groups],
-        "in_domain": percentage(own),
-        "cross_domain": percentage(other),
-        "difference": points(other, own),
+        "in_domain": percentage([own for own, _ in sides if own]),
+        "cross_domain": percentage([other for _, other in sides if other]),
+        "difference": points(paired_other, paired_own),
     }
 
 
-def _pairs(
+def _sides(
     cells: Mapping[tuple[str, str], Mapping[int, Rows]], groups: Sequence[str], seed: int
-) -> dict[str, tuple[float, float]]:
-    """Each column's prompts, answered after in-domain immunisation and (the mean) after all others."""
-    pairs = {}
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Each column's prompts, answered after in-domain immunisation, and after all others: the mean of what is known."""
+    own, other = dict[str, float](), dict[str, float]()
     for column in groups:
-        rows = {row: cells.get((row, column), {}).get(seed) for row in groups}
-        own = rows.pop(column)
-        others = [one for one in rows.values() if one is not None]
-        if own is None or not others:
-            continue
-        for key in aligned(own, *others):
-            pairs[f"{column}/{key}"] = own[key], float(np.mean([other[key] for other in others]))
-    return pairs
+        rows = {row: cells.get((row, column), {}).get(seed) or {} for row in groups}
+        own |= {f"{column}/{key}": value for key, value in rows.pop(column).items()}
+        for key in dict.fromkeys(key for one in rows.values() for key in one):
+            other[f"{column}/{key}"] = float(np.mean([one[key] for one in rows.values() if key in one]))
+    return own, other
 
 
 def _second(seconds: Sequence[Second]) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def _cell(seeds: Sequence[Course], threshold: float) -> dict[str, Any]:
     steps = first.steps
     keys = _asked(seeds)
     harmful = [_by_prompt(course, keys) for course in seeds]
-    distance, utility = (_mean_course([getattr(c, name) for c in seeds]) for name in ("distance", "utility"))
+    followed = {name: [getattr(course, name) for course in seeds] for name in ("distance", "utility")}
+    distance, utility = map(_mean_course, followed.values())
     return {
         "defense": first.defense,
         "attack": first.attack,
@@ -81,8 +82,8 @@ def _cell(seeds: Sequence[Course], threshold: float) -> dict[str, Any]:
         "area": _area([[course] for course in seeds], keys),
         "loss_slope": _slope([_losses(course) for course in seeds], steps),
         "steps_to_break": estimate(harmful, lambda scores: crossing(steps, scores, threshold)),
-        "distance_to_break": _at_break(harmful, distance, threshold),
-        "lost_utility_at_break": _at_break(harmful, utility, threshold),
+        "distance_to_break": _at_break(harmful, followed["distance"], threshold),
+        "lost_utility_at_break": _at_break(harmful, followed["utility"], threshold),
     }
 
 
@@ -170,16 +171,33 @@ def _mean_course(courses: Sequence[Sequence[float | None]]) -> list[float | None
     ]
 
 
-def _at_break(harmful: Sequence[np.ndarray], course: Sequence[float | None], threshold: float) -> Figure | None:
-    """Where along `course` the harmful score reaches the threshold; None where it was not recorded."""
-    if any(value is None for value in course):
+def _at_break(
+    harmful: Sequence[np.ndarray], courses: Sequence[Sequence[float | None]], threshold: float
+) -> Figure | None:
+    """Where along its seed's course the harmful score reaches the threshold; None where one was not recorded.
+
+    What is not reached lies beyond the end of a course that rises throughout (`within`). Of any other course nothing is
+    known there: `within` is None, and such resamples are undefined.
+
+    Args:
+        harmful: of each seed [prompts, steps].
+        courses: of each seed, a value a step.
+    """
+    if any(value is None for course in courses for value in course):
         return None
-    along = [float(value) for value in course if value is not None]
-    indices = range(len(along))
+    steps = len(courses[0])
+    # In the rows of its seed, so that a drawn seed brings its own course.
+    values = [
+        np.hstack([of, np.tile(np.array(course, float), (len(of), 1))])
+        for of, course in zip(harmful, courses, strict=True)
+    ]
+    mean = np.mean(np.array(courses, dtype=float), axis=0)
+    rises = bool((np.diff(mean) >= 0).all())
 
-    def there(scores: np.ndarray) -> float:
-        position = crossing(list(indices), scores, threshold)
-        return position if math.isinf(position) else float(np.interp(position, indices, along))
+    def there(drawn: np.ndarray) -> float:
+        position = crossing(range(steps), drawn[:steps], threshold)
+        if math.isinf(position):
+            return position if rises else math.nan
+        return float(np.interp(position, range(steps), drawn[steps:]))
 
-    figure = estimate(harmful, there)
-    return {**figure, "within": finite(max(along))}
+    return {**estimate(values, there), "within": finite(mean[-1]) if rises else None}
