@@ -24,6 +24,7 @@ from boostershot.config.reading import apply_overrides, read_recipe
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.files import read_json
 from boostershot.pipeline.progress import Reporter
+from boostershot.report import recipe_hash
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -63,7 +64,10 @@ def measured(of: Recipe) -> bs.Results:
         return bs.run(of, folder, reporter=Reporter())
     except StageFailed as error:
         print(error, file=sys.stderr)
-        return bs.Results(folder, read_json(folder / "results.json"))
+        found = read_json(folder / "results.json") if (folder / "results.json").exists() else {}
+        if found.get("identity") != recipe_hash(of.to_dict()):  # an earlier method's: this run came to none
+            raise
+        return bs.Results(folder, found)
 
 
 # --- the search ---------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
     python bench/exact_order.py            a random GPT-2 of two layers, float64; writes docs/exact-order.md
     python bench/exact_order.py MODEL      the same for a model (a Hub id, a folder, smollm2-135m-instruct), float32
 
-Theory (design.md): unit(g) is orthogonal to what its own derivative takes out, so the dropped term is O(alpha^2) where
-the bracket is O(alpha): the relative error halves with alpha. Below some alpha float32 noise takes over.
+The bracket h(w) - h(w - alpha * u), u = unit(g), has the gradient g - g' + alpha * D g', g' the harmful gradient after
+the step and D = H (I - u u') / |g| the derivative of u, transposed. First order drops the last term. D takes out what
+lies along u, and g' is g up to O(alpha), so the term is O(alpha^2), where g - g' is O(alpha): the relative error halves
+with alpha.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 import boostershot as bs
 from boostershot.config import load_recipe
 from boostershot.defenses.defense import Defense
-from boostershot.pipeline.capacity import STATE, Setting, Stage, stages
+from boostershot.pipeline.capacity import STATE, USABLE, Setting, Stage, stages
 from boostershot.pipeline.capacity_text import duration
 from boostershot.pipeline.devices import GIB, device
 from boostershot.pipeline.footprint import Footprint, LiveBytes, emptied
@@ -218,7 +218,7 @@ def _large() -> list[str]:
                 lines.append(
                     f"| {name} | {trained} | {setting.layout}{'' if setting.count == 1 else ' x 8'} | "
                     f"{setting.precision}{', checkpointed' if setting.checkpointing else ''} | {total / GIB:.0f} | "
-                    f"{'yes' if total <= 0.94 * known.memory else 'no'} | {duration(stage.seconds(known, setting))} |"
+                    f"{'yes' if total <= USABLE * known.memory else 'no'} | {duration(stage.seconds(known, setting))} |"
                 )
     return lines
 

@@ -180,6 +180,7 @@ def test_a_full_disk_outside_a_stage_is_1(fake: Callable[..., FakeRun], capsys: 
         (["run", "quickstart", "--scale", "0"], "quickstart: scale: is 0.0; expected more than 0"),
         (["run", "quickstart", "--scale", "half"], "Invalid value for '--scale'"),
         (["run", "quickstart", "--set", "defenses.c={method: ctrap, alpha: 1}"], "data.general: is missing"),
+        (["attack", "quickstart", "--json"], "--json: is given, and attack comes to no results"),
         (["report", "nowhere"], "nowhere: no such run folder"),
         (["report", "."], "results.json: not there"),
         (["recipes", "quick-start"], 'did you mean "quickstart"?'),

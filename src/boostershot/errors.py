@@ -60,7 +60,10 @@ def described(error: BaseException) -> str:
 def way_out(error: BaseException) -> str:
     """The end of a message about an error: what needs less memory, where that ran out; nothing else."""
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
-        return "; a smaller runtime.micro_batch_size or runtime.generation_batch_size needs less memory"
+        return (
+            "; less memory is needed by runtime.checkpointing, a smaller runtime.micro_batch_size (of the alignment), "
+            "batch of an attack, or runtime.generation_batch_size"
+        )
     return ""
 
 

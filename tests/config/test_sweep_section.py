@@ -26,6 +26,14 @@ def test_the_scale_shortens_trials_and_keeps_their_number():
     assert scaled.budgeted["steps"].high == 15
 
 
+def test_trials_start_from_the_first_attack_that_trains_on_harmful_rows():
+    """Outliers are chosen by harmful rows, and none is trained on."""
+    outliers = {"method": "outlier-benign", "n": 8, "anchors": 2, "adapter": "continue", "lr": 2e-4, "steps": 4}
+    mix = load_recipe("quickstart").to_dict()["attacks"]["harmful-mix/continue"]
+    recipe = load_recipe("quickstart", {"attacks": {"outliers": outliers, "mix": mix}, "sweep.attacker": BUDGET})
+    assert recipe.sweep.base(recipe.attacks) == "mix" and recipe.harmful_attacks == ("mix",)
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_every_value_of_a_shipped_space_is_one_that_attacks_take(name):
     recipe = load_recipe("quickstart", {"sweep.attacker": {**BUDGET, "space": name}})

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import boostershot as bs
 from boostershot import cli
+from boostershot.config import load_recipe
 from boostershot.errors import InputError
 from boostershot.pipeline import together
 from boostershot.pipeline.local_workers import Process
@@ -257,7 +258,10 @@ def test_what_does_no_recipe_waits_for_nobody(monkeypatch, capsys, arguments):
     assert cli.call(arguments) == (0 if arguments else 2)
 
 
-def test_a_batch_is_spread_evenly():
-    together.check_batch(4, 2)
+def test_an_alignment_is_spread_evenly_and_runs_all_its_layers():
+    immunize = load_recipe("quickstart").immunize
+    together.check(immunize, 2)
     with pytest.raises(InputError, match=r"immunize.batch is 3; expected a multiple of the 2 processes"):
-        together.check_batch(3, 2)
+        together.check(immunize.model_copy(update={"batch": 3}), 2)
+    with pytest.raises(InputError, match=r"immunize.cached_layers is 4; expected 0 where processes share a batch"):
+        together.check(immunize.model_copy(update={"cached_layers": 4}), 2)

@@ -11,6 +11,7 @@ from boostershot.evaluation.statistics import wilson
 from boostershot.pipeline.agreement import agreement
 from boostershot.pipeline.comparisons import comparisons
 from boostershot.pipeline.summary import observations, read_verdicts, relative_costs, summarise
+from boostershot.report import recipe_hash
 
 METHODS = {"sft": "sft", "booster": "booster"}
 MIX = {"harmful-mix/continue": ("continue", 0.2)}
@@ -65,6 +66,7 @@ def build_run(
     results = {
         "schema": 1,
         "recipe": "example",
+        "identity": recipe_hash(_manifest(seeds, attacks, steps, defenses)["recipes"]["example"]),
         "baseline": baseline,
         "rows": rows,
         "summary": summarise(rows, defenses, partial(read_verdicts, folder / "stages")),

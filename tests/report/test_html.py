@@ -405,6 +405,7 @@ def holding(text):
     ("results.json", replaced('"stage"', '"stag"'), "baseline[0] has no key 'stage'"),
     ("manifest.json", Path.unlink, "manifest.json: not there"),
     ("manifest.json", replaced('"example": {', '"else": {'), "no complete recipe 'example'"),
+    ("manifest.json", replaced('"steps": 60', '"steps": 96'), "of other values of example than the run that was begun"),
 ])  # fmt: skip
 def test_a_broken_run_folder_is_named_in_one_line(small_run, name, change, says):
     change(small_run / name)

@@ -96,6 +96,10 @@ def _perform(
 ) -> None:
     from boostershot.config import load_recipe
 
+    if request.as_json and until in ("immunize", "attack"):
+        raise InputError(
+            f"--json: is given, and {until} comes to no results; expected it beside evaluate, run or sweep"
+        )
     recipe = load_recipe(request.recipe, request.overrides)
     folder = request.out or Path("runs") / recipe.name
     screen = console(request.quiet)

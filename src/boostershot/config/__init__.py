@@ -12,12 +12,13 @@ from boostershot.config.build import (
 from boostershot.config.data import AlignSource, Source, TaskSource
 from boostershot.config.properties import Generalization, Stability, Trainability
 from boostershot.config.recipe import Recipe, Runtime, load_recipe, parse_recipe
-from boostershot.config.training import Lora, Training
+from boostershot.config.training import Immunize, Lora, Training
 
 __all__ = [
     "AlignSource",
     "AttackSettings",
     "Generalization",
+    "Immunize",
     "Lora",
     "Recipe",
     "Runtime",

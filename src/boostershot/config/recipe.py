@@ -50,8 +50,8 @@ class Runtime(Section):
     threads: Count | None = None
     """Of torch, for each stage; processes do not divide them. null leaves torch's own choice."""
     micro_batch_size: Count | None = None
-    """Rows in one forward pass of training, the memory knob; null is the whole batch. This and the next two decide the
-    masks of dropout: where there is any, they are part of the alignment's hash."""
+    """Rows in one forward pass of the alignment, its memory knob; null is the whole batch. This and the next two are
+    the alignment's alone, and decide the masks of dropout: where there is any, they are part of its hash."""
     tokens_per_micro_batch: Count | None = None
     """Tokens that such a pass reads at most, unless one row alone has more; a prefix that rows share counts once."""
     layout: Literal["trie", "padded"] = "trie"
@@ -75,8 +75,11 @@ class Runtime(Section):
 
     @model_validator(mode="after")
     def _of_ray(self) -> Self:
-        if self.executor != "ray" and self.address is not None:
-            raise at_key("address", f"is given; expected null, for executor: {self.executor} looks for no cluster")
+        if self.executor != "ray":
+            if self.address is not None:
+                raise at_key("address", f"is given; expected null, for executor: {self.executor} looks for no cluster")
+            if self.gpus:
+                raise at_key("gpus", f"is {self.gpus:g}; expected 0, for executor: {self.executor} asks nobody for any")
         return self
 
 
@@ -127,13 +130,21 @@ class Recipe(Section):
     @property
     def harmful_attacks(self) -> tuple[str, ...]:
         """The labels of the judged attacks that train on harmful rows."""
-        judged = {label: self.attacks[label].attack for label in self.trained_attacks if self.attacks[label].judged}
-        return tuple(label for label, attack in judged.items() if attack.n_harmful and attack.p != 0)
+        return tuple(label for label, attack in self.attacks.items() if attack.harms)
 
     @property
     def trained_attacks(self) -> tuple[str, ...]:
         """The labels of the attacks that train."""
         return tuple(label for label, attack in self.attacks.items() if attack.attack.trains)
+
+    @model_validator(mode="after")
+    def _re_factored(self) -> Self:
+        """An adapter that is to be written in another way is there."""
+        for label, attack in self.attacks.items():
+            if attack.refactor == "adapter" and self.immunize.lora is None:
+                key, said = f"attacks.{label}.refactor", "is adapter; expected norms or null, for immunize.lora is null"
+                raise at_key(key, said)
+        return self
 
     @model_validator(mode="after")
     def _anchored(self) -> Self:

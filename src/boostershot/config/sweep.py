@@ -44,8 +44,8 @@ class Attacker(Section):
     space: Annotated[
         Any, WithJsonSchema(_SPACE), AfterValidator(lambda given: read_space(given, "sweep.attacker.space").to_dict())
     ] = Field(default="default", validate_default=True)
-    """default, tamperbench, or {key of an attack: [values] or {low, high, log}}, with `when: {other key: [values]}` and
-    `{times: 2, of: other key}`. Resolved."""
+    """default, adaptive, tamperbench, or {key of an attack: [values] or {low, high, log}}, with `when: {other key:
+    [values]}` and `{times: 2, of: other key}`. Resolved."""
     utility: Literal["accuracy", "perplexity"] = "accuracy"
     """What an attack must not break: the task's accuracy, relative to the best that fine-tuning this model reached
     (the attack's own training on benign rows alone included), or the perplexity of the properties' neutral texts,
@@ -173,8 +173,7 @@ class Sweep(Section):
 
     def base(self, attacks: Mapping[str, AttackSettings]) -> str:
         """The label of the attack that the trials start from; empty where there is none."""
-        harmful = [name for name, one in attacks.items() if one.judged and one.attack.trains and one.attack.n_harmful]
-        return self.attacker.attack or next(iter(harmful), "")
+        return self.attacker.attack or next((label for label, one in attacks.items() if one.harms), "")
 
     def scaled(self, scale: float) -> Self:
         """The same with that fraction of the steps and rows of the attacker's trials."""

@@ -14,7 +14,7 @@ from typing import Any
 from boostershot.data.format import Format
 from boostershot.errors import InputError
 
-INSTALL = "pip install 'boostershot[vllm]'"
+INSTALL = "pip install '.[vllm]'"
 CHUNK = 512  # prompts between two writes; within one, vLLM schedules
 
 

@@ -61,12 +61,12 @@ class RecipeData:
     def _whole(self) -> Mapping[str, Sequence[HarmfulPrompt]]:
         """The splits with all categories."""
         spec = self.recipe.data.align
-        prompts = load_harmful_prompts(spec.source, spec.split, _names(spec.columns))
+        prompts = load_harmful_prompts(spec.source, spec.split, names(spec.columns))
         repeated = ("align", "attack") if spec.repeats else ()
         if spec.test is None:
             parts = split_rows(prompts, repeated=repeated)
         else:
-            apart = load_harmful_prompts(spec.test.source, spec.test.split, _names(spec.columns))
+            apart = load_harmful_prompts(spec.test.source, spec.test.split, names(spec.columns))
             test = split_rows([replace(row, id=f"test/{row.id}") for row in apart], {"test": 1.0})
             parts = split_rows(prompts, repeated=repeated, merged={"test": "align"})
             parts = {**{name: _without(rows, test["test"]) for name, rows in parts.items()}, **test}
@@ -84,7 +84,7 @@ class RecipeData:
         spec = self.recipe.data.harmful
         if spec is None:
             return []
-        rows = load_harmful_answers(spec.source, spec.split, _names(spec.columns))
+        rows = load_harmful_answers(spec.source, spec.split, names(spec.columns))
         kept = _without(rows, self._held_out())[: spec.n]
         if not kept:
             raise InputError(f"data.harmful.source: {spec.source}: all prompts of its {len(rows)} rows are held out")
@@ -100,7 +100,7 @@ class RecipeData:
             task = load_task(spec.source, options=spec.options)
             rows = [Completion(row.id, row.prompt, row.answer) for row in task.splits["train"]]
         else:
-            rows = completions(read_records(spec.source, spec.split), spec.source, _names(spec.columns))
+            rows = completions(read_records(spec.source, spec.split), spec.source, names(spec.columns))
         distinct = split_rows(rows, {"all": 1.0})["all"]
         kept = _without(distinct, [*self._held_out(), *self.task.splits["dev"], *self.task.splits["test"]])[: spec.n]
         if not kept:
@@ -130,7 +130,7 @@ class RecipeData:
         """The benign task."""
         spec = self.recipe.data.task
         test = (spec.test.source, spec.test.split) if spec.test else None
-        columns = _names(spec.columns)
+        columns = names(spec.columns)
         return load_task(
             spec.source, spec.kind, spec.split, columns, spec.options, test, variant=spec.variant, own=spec.own
         )
@@ -180,7 +180,7 @@ class RecipeData:
         }
 
 
-def _names(columns: Mapping[Any, str] | None) -> dict[str, str]:
+def names(columns: Mapping[Any, str] | None) -> dict[str, str]:
     """Our column names -> the source's."""
     return {str(ours): str(theirs) for ours, theirs in (columns or {}).items()}
 

@@ -12,11 +12,12 @@ import torch
 
 from boostershot.attacks.adaptive import Adaptive
 from boostershot.attacks.grpo import Grpo, Reinforced
-from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense
+from boostershot.config import AttackSettings, Generalization, Recipe, Trainability, build_defense, build_judge
 from boostershot.config.sweep import Sweep, honest_attack, tuned_attack
 from boostershot.data.asking import PLAIN
 from boostershot.data.harmful import BUILT_IN
 from boostershot.defenses.finishing import trainings_of
+from boostershot.evaluation.judges import JUDGES
 from boostershot.pipeline.data import GROUPS, LOSS_ROWS, STEERING_ROWS
 from boostershot.pipeline.opposed import passes_of
 
@@ -126,7 +127,10 @@ class Work:
             "data: splits, harmful answers of the un-aligned model where the source has none",
             answers * (PROMPT + recipe.data.answer_tokens) if self._written else 0,
         )
-        yield Planned("calibrate: the offline judge", CALIBRATION_ROWS * (PROMPT + evaluate.max_new_tokens))
+        panel = dict(build_judge(given, "evaluate.judges") for given in evaluate.judges)
+        paying = {a.attack.judge for a in recipe.attacks.values() if isinstance(a.attack, Grpo)} - panel.keys()
+        if any(one.calibrated for one in [*panel.values(), *(JUDGES[name] for name in paying & JUDGES.keys())]):
+            yield Planned("calibrate: the judge", CALIBRATION_ROWS * (PROMPT + evaluate.max_new_tokens))
 
     def scoring(self, harmful: int | None = None, task: int | None = None) -> float:
         """Answers to so many harmful prompts and task rows (the recipe's by default), judged, and harmful losses."""
@@ -271,11 +275,12 @@ def in_words(tokens: float) -> str:
 def seconds_here(recipe: Recipe, parameters: int, properties: bool = False, sweep: bool = False) -> float:
     """An estimate of the run's duration on this machine, for a model of this many parameters.
 
-    Processes work side by side as far as their threads find cores.
+    Processes work side by side as far as their threads find cores, but for the properties.
     """
-    work = sum(stage.work for stage in planned(recipe, properties, sweep))
+    shared, work = (sum(stage.work for stage in planned(recipe, more, sweep)) for more in (False, properties))
     side_by_side = max(1, min(recipe.runtime.processes, (os.cpu_count() or 1) // torch.get_num_threads()))
-    return 2 * parameters * work / (EFFICIENCY * multiply_speed() * side_by_side)
+    work = shared / side_by_side + (work - shared)
+    return 2 * parameters * work / (EFFICIENCY * multiply_speed())
 
 
 def multiply_speed() -> float:

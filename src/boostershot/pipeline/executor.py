@@ -54,13 +54,13 @@ def opened(stages: Stages) -> Iterator[Executor]:
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address; or a launcher's processes cannot share
-            the recipe's batch.
+            the recipe's alignment.
     """
     runtime, processes = stages.recipe.runtime, together.leading()
     if processes is not None:
         if runtime.executor != "local" or runtime.processes > 1:
             raise InputError("runtime: expected executor: local and processes: 1 where a launcher starts the processes")
-        together.check_batch(stages.recipe.immunize.batch, processes.count)
+        together.check(stages.recipe.immunize, processes.count)
         workers: Workers = together.TogetherWorkers(processes, stages.reporter)
     elif runtime.executor == "local" and runtime.processes == 1:
         yield Executor(stages)

@@ -11,6 +11,7 @@ import torch
 
 from boostershot.attacks.grpo import Reinforced
 from boostershot.config import AttackSettings, Recipe, build_defense, load_recipe, parse_recipe
+from boostershot.data.format import Format
 from boostershot.errors import InputError, StageFailed
 from boostershot.evaluation.vllm_generation import import_vllm
 from boostershot.models import Layer
@@ -74,7 +75,7 @@ def run(
         recipe = parse_recipe({**recipe.to_dict(), **changes})
     if sweep:
         _check_section(recipe)
-    folder = Path(out) if out is not None else Path("runs") / recipe.name
+    folder, identity = Path(out) if out is not None else Path("runs") / recipe.name, recipe_hash(recipe.to_dict())
     reporter = reporter or Reporter()
     quiet_libraries()
     # Set even to what it is: workers set it, and torch then no longer lets the number vary from call to call.
@@ -101,13 +102,13 @@ def run(
             failures: list[str] = []
             broken: list[str] = []
             if baseline is not None:
-                results = _conclude(stages, cells, *baseline)
+                results = _conclude(stages, identity, cells, *baseline)
             if sweep:
-                content = run_sweep(stages, executor.map, recipe_hash(recipe.to_dict()), results.rows)
+                content = run_sweep(stages, executor.map, identity, results.rows)
                 write_json(folder / "sweep.json", content)
                 broken = [f"{one['defense']}: {one['error']}" for one in content["failed"]]
         if measured:
-            content = measure_properties(measured, cells, recipe_hash(recipe.to_dict()))
+            content = measure_properties(measured, cells, identity)
             write_json(folder / "properties.json", content)
             reporter.line(f"scorecard: {write_scorecard(folder)}")
             failures = [f"{one['property']}, {one['what']}: {one['error']}" for one in content["failed"]]
@@ -191,7 +192,13 @@ def _check(stages: Stages) -> None:
     wanted, have = stages.recipe.data.align.n or 0, len(data.splits["align"])
     if wanted > have:
         stages.reporter.line(f"data.align.n: is {wanted}, and the align split has {have} rows; all of them are used")
+    _, tokenizer, _ = stages.base
     for label, attack in stages.recipe.attacks.items():
+        if attack.template is not None:
+            try:
+                Format.choose(tokenizer, attack.template)
+            except InputError as error:
+                raise InputError(f"attacks.{label}.template: {error}") from None
         if isinstance(attack.attack, Reinforced):
             rewards.check(stages, label, attack.attack)
         for kind, wanted, have in (
@@ -309,11 +316,15 @@ def _judged(
     return found, failed
 
 
-def _conclude(stages: Stages, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]) -> Results:
+def _conclude(
+    stages: Stages, identity: str, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]
+) -> Results:
     """Write results.json; `baseline` and `failed` are of the un-aligned model."""
     for error in dict.fromkeys(failed.values()):
         stages.reporter.line(f"the un-aligned model could not be scored: {error}")
     judges = [stages.described(judge) for judge in stages.panel]
-    results = assemble(stages.recipe, stages.store.root, cells, baseline, failed, judges, stages.described_preference())
+    results = assemble(
+        stages.recipe, identity, stages.store.root, cells, baseline, failed, judges, stages.described_preference()
+    )
     write_json(stages.store.root / "results.json", results.content)
     return results

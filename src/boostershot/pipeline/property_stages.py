@@ -27,12 +27,12 @@ from boostershot.evaluation.judges import is_refusal
 from boostershot.evaluation.judges.judge import Judge, Settings
 from boostershot.evaluation.perplexity import text_losses
 from boostershot.models import Layer, load_chain, model_fingerprint
-from boostershot.pipeline.data import GROUPS, RecipeData, file_hash, rows_hash
+from boostershot.pipeline.data import GROUPS, RecipeData, file_hash, names, rows_hash
 from boostershot.pipeline.files import write_jsonl
 from boostershot.pipeline.kept import KeptAnswers
 from boostershot.pipeline.stages import RULES, Stages
 
-INSTALL_LM_EVAL = "pip install boostershot[lm-eval]"
+INSTALL_LM_EVAL = "pip install '.[lm-eval]'"
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class PropertyStages:
         """The neutral texts."""
         settings = self._stability()
         spec = settings.texts
-        return load_texts(spec.source, spec.split, _names(spec.columns), spec.options)[: settings.n_texts]
+        return load_texts(spec.source, spec.split, names(spec.columns), spec.options)[: settings.n_texts]
 
     @cached_property
     def safe(self) -> list[SafePrompt]:
         """The safe prompts that look harmful."""
         settings = self._stability()
         spec = settings.safe
-        return load_safe_prompts(spec.source, spec.split, _names(spec.columns))[: settings.n_safe]
+        return load_safe_prompts(spec.source, spec.split, names(spec.columns))[: settings.n_safe]
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -413,7 +413,3 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, list[float | None]]:
 
 def _rows_in(folder: Path) -> int:
     return sum(1 for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def _names(columns: Mapping[Any, str] | None) -> dict[str, str]:
-    return {str(ours): str(theirs) for ours, theirs in (columns or {}).items()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from boostershot.config.recipe import Runtime
     from boostershot.pipeline.progress import Reporter
 
-INSTALL_RAY = "pip install boostershot[ray]"
+INSTALL_RAY = "pip install '.[ray]'"
 _CHECK = 10.0  # seconds between looks at a cluster that says nothing: Ray ends a process whose cluster is gone for 60
 _GRACE = 10.0  # seconds that tasks have to stop in
 

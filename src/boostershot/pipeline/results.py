@@ -91,6 +91,7 @@ class Cell:
 
 def assemble(
     recipe: Recipe,
+    identity: str,
     folder: Path,
     cells: Sequence[Cell],
     baseline: Mapping[str, Path],
@@ -102,6 +103,8 @@ def assemble(
 
     Args:
         recipe: what was run.
+        identity: of the recipe before it was scaled (`report.reading.recipe_hash`), so that no report shows the results
+            beside another's values.
         folder: of the run.
         cells: with their stages.
         baseline: judge's label -> the evaluation of the un-aligned model.
@@ -119,6 +122,7 @@ def assemble(
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
+        "identity": identity,
         "baseline": unaligned,
         "rows": rows,
         "summary": summarise(rows, methods, read),

@@ -5,13 +5,13 @@ Rows, and the items made of them, are the plain dicts of results.json. A figure 
 nothing was measured.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from boostershot.evaluation.statistics import mean_interval, mean_over_seeds, share_interval, wilson
 from boostershot.pipeline.comparisons import SHARES, Read, Row, difference
+from boostershot.pipeline.files import read_jsonl
 
 _LOSSES = ("harmful_loss", "harmful_loss_own")
 _LIKELIHOOD = "task_log_likelihood"  # of a task that no rule scores
@@ -45,9 +45,8 @@ def read_verdicts(stages: Path, row: Row) -> dict[str, dict[str, float]] | None:
         path = folder / file
         if not path.is_file():
             continue
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         unit = 100.0 if figure in SHARES else 1.0
-        values = {line["id"]: unit * line[key] for line in lines if line.get(key) is not None}
+        values = {line["id"]: unit * line[key] for line in read_jsonl(path) if line.get(key) is not None}
         if values:
             found[figure] = values
     return found

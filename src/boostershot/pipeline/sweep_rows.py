@@ -58,8 +58,9 @@ def tell_of_rows(stages: Stages, base: AttackSettings, attacker: Attacker, have:
     for values in attacker.budgeted.samples():
         attack = tuned_attack(base, values | most, attacker).attack
         if not have.suffice(attack):
+            share = "" if attack.p is None else f" at p {attack.p:g}"
             stages.reporter.line(
-                f"sweep.attacker: {attack.n} rows of {attack.name} at p {attack.p:g} are {attack.n_harmful} harmful "
+                f"sweep.attacker: {attack.n} rows of {attack.name}{share} are {attack.n_harmful} harmful "
                 f"and {attack.n_benign} benign ones, and there are {have.harmful} and {have.benign}; such trials have "
                 "fewer rows"
             )

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
 
+from boostershot.config import Immunize
 from boostershot.errors import InputError, StageFailed
 from boostershot.pipeline.local_workers import LocalWorkers, Process
 from boostershot.pipeline.orders import Order, Outcome
@@ -215,10 +216,15 @@ def _is_the_cause(outcome: Outcome) -> bool:
     return outcome.kind != "failed" or not any(words in outcome.said.lower() for words in _BROKEN)
 
 
-def check_batch(batch: int, processes: int) -> None:
-    """Raises InputError if a batch cannot be spread evenly over the processes."""
-    if batch % processes:
+def check(immunize: Immunize, processes: int) -> None:
+    """Raises InputError if the alignment cannot be spread over the processes."""
+    if immunize.batch % processes:
+        batch = immunize.batch
         raise InputError(f"immunize.batch is {batch}; expected a multiple of the {processes} processes that share it")
+    if immunize.cached_layers:
+        raise InputError(
+            f"immunize.cached_layers is {immunize.cached_layers}; expected 0 where processes share a batch"
+        )
 
 
 def join() -> None:

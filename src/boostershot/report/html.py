@@ -1,7 +1,5 @@
 """Writes DIR/report.html: one file that needs no network and no script, made from the run's result files."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from boostershot.pipeline.files import replace_text
 from boostershot.report import charts, words
 from boostershot.report.properties import properties_view
 from boostershot.report.reading import Answer, Run, read_run
@@ -51,15 +50,7 @@ def write_report(run_folder: Path, redact: bool = False) -> Path:
     run = read_run(run_folder)
     page = _environment().get_template("report.html.j2").render(_content(run, redact))
     target = run_folder / "report.html"
-    handle, scratch = tempfile.mkstemp(dir=run_folder, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    replace_text(target, page)
     return target
 
 

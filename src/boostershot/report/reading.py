@@ -9,7 +9,7 @@ from typing import Any
 
 from boostershot.errors import InputError
 
-_RESULTS = {"recipe": str} | dict.fromkeys(
+_RESULTS = {"recipe": str, "identity": str} | dict.fromkeys(
     ("baseline", "rows", "summary", "comparisons", "costs", "judges", "agreement"), list
 )
 _MANIFEST = {"recipes": dict, "versions": dict, "seeds": list, "data": dict, "splits": dict, "overlaps": dict}
@@ -106,6 +106,11 @@ def read_run(folder: Path) -> Run:
     recipe = manifest["recipes"].get(results["recipe"])
     if not isinstance(recipe, dict) or not isinstance(recipe.get("defenses"), dict):
         raise InputError(f"{folder / 'manifest.json'}: recipes holds no complete recipe {results['recipe']!r}")
+    if results["identity"] != recipe_hash(recipe):
+        raise InputError(
+            f"{folder / 'results.json'}: is of other values of {results['recipe']} than the run that was begun last "
+            "(manifest.json); expected that run brought to its end"
+        )
     return Run(folder, results, manifest, *_properties_of(folder, recipe), *_sweep_of(folder, recipe))
 
 
