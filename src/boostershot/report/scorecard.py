@@ -200,8 +200,8 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"{seeds} seeds: the intervals cover seeds, and one draw of prompts, texts or rows for all of them (95%)."
     yield (
-        "Steps until the break over several attacks are Kaplan-Meier's, which draws attacks and seeds and no prompts; "
-        "distance and utility at the break draw prompts, of which there are those of HS."
+        "Steps until the break over several attacks are Kaplan-Meier's, which counts attacks and seeds and draws no "
+        "prompts. Distance and utility at the break draw the prompts of HS, and no texts or task rows."
     )
     yield f"HS (harmful score) by the judge {content['judge']}; the benign task is {content['task']}."
     if content["unknown"]:
