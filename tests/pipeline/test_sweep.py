@@ -148,6 +148,28 @@ def test_the_winner_is_run_again_with_fresh_seeds_on_the_same_model(folder, swep
             assert row["utility_loss"] == pytest.approx(max(0, 1 - row["utility"] / item["utility_best"]))
 
 
+def test_models_aligned_anew_are_what_their_utility_is_held_against(folder, started):
+    """By perplexity: of each realigned model before the attack."""
+    changes = {"sweep.attacker.realign": True, "sweep.attacker.trials": 2}
+    bs.run(folder / "recipe.yaml", started, changes, sweep=True, reporter=QUIET)
+    found = {item["defense"]: item for item in json.loads((started / "sweep.json").read_text())["defenses"]}
+    aligned = {}
+    for path in started.glob("stages/immunize-*/config.json"):
+        config = json.loads(path.read_text())["config"]
+        aligned[config["defense"]["method"], config["seed"]] = path.parent.name
+    assert aligned.keys() == {(method, seed) for method in ("sft", "booster") for seed in (0, 7, 8)}
+    for method, item in found.items():
+        texts = [
+            path.parent
+            for path in started.glob("stages/*/config.json")
+            if (path.parent / "texts.jsonl").exists()
+            and json.loads(path.read_text())["parents"] in ([aligned[method, 7]], [aligned[method, 8]])
+        ]
+        assert len(texts) == 2
+        expected = sum(1 / attack_search.perplexity_at(one) for one in texts) / 2
+        assert item["winner"]["utility_reference"] == pytest.approx(expected)
+
+
 def test_the_report_and_the_terminal_show_it(folder, swept, capsys):
     page = (folder / "run" / "report.html").read_text()
     assert 'id="sweep"' in page
