@@ -122,7 +122,7 @@ def test_results_go_to_the_standard_output_and_people_s_text_does_not(
 def test_results_of_an_earlier_run_are_not_shown_as_this_ones(fake: Callable[..., FakeRun], capsys: Captured) -> None:
     write_json(Path("results.json"), CONTENT)
     fake(writes=False)
-    assert cli.call(["immunize", "quickstart", "--json", "--out", "."]) == 0
+    assert cli.call(["immunize", "quickstart", "--out", "."]) == 0
     assert capsys.readouterr() == ("", "at work [0, 1]\n")
 
 

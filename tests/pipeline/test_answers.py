@@ -161,5 +161,5 @@ def test_a_missing_vllm_ends_the_run_before_anything_is_done(recipe, tmp_path, m
     arguments = ["evaluate", str(recipe), "--out", str(tmp_path / "run"), "--set", "runtime.generator=vllm", "--quiet"]
     assert call(arguments) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("boostershot:")]
-    assert "pip install 'boostershot[vllm]'" in line
+    assert "pip install '.[vllm]'" in line
     assert not (tmp_path / "run" / "stages").exists()

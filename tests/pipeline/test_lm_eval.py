@@ -106,7 +106,7 @@ def test_a_missing_package_is_told_in_one_line(recipe, tmp_path, capsys, monkeyp
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe))
     assert call(["evaluate", str(path), "--properties", "--quiet", "--out", str(tmp_path / "run")]) == 2
-    assert "pip install boostershot[lm-eval]" in capsys.readouterr().err
+    assert "pip install '.[lm-eval]'" in capsys.readouterr().err
 
 
 def test_lm_evals_names_of_metrics():

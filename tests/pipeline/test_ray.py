@@ -158,7 +158,7 @@ def test_an_address_at_which_nothing_answers_is_one_line_and_exit_code_2(folder,
 def test_without_ray_it_is_said_how_to_get_it(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(InputError, match=r"is not installed; pip install boostershot\[ray\]"),
+        pytest.raises(InputError, match=r"is not installed; pip install '\.\[ray\]'"),
         opened(stages_in(folder, tmp_path, executor="ray")),
     ):
         raise AssertionError("opened")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StrictBool, model_validator
 from boostershot.config.errors import at_key
 from boostershot.config.section import Section
 from boostershot.config.values import Count, Options, Text, Whole, distinct
-from boostershot.data.files import SUFFIXES, kind_of, read_records
+from boostershot.data.files import read_records
 from boostershot.data.tasks.load import GYM
 from boostershot.data.tasks.own import OwnTask
 from boostershot.errors import shown
@@ -34,15 +34,13 @@ class Source(Section):
     """A built-in name, a Hub id (owner/name:configuration, or hf://datasets/owner/name/file for one of its files) or
     a local .jsonl, .json, .csv, .tsv or .parquet file."""
     split: Text | None = None
-    """The split of a Hub data set; train if not given."""
+    """The split of a Hub data set; train if not given. A local file has none: it is read whole."""
 
     @model_validator(mode="after")
     def _nothing_that_is_not_read(self) -> Self:
-        own = self.source.startswith(OWN)
-        if self.split is not None and (own or kind_of(Path(self.source)) in SUFFIXES):
-            raise at_key("split", f"is given beside {shown(self.source)}; expected null: it has none to choose from")
-        if own and getattr(self, "columns", None) is not None:
-            raise at_key("columns", f"is given beside {shown(self.source)}; expected null: it has its own rows")
+        for key in ("split", "columns") if self.source.startswith(OWN) else ():
+            if getattr(self, key, None) is not None:
+                raise at_key(key, f"is given beside {shown(self.source)}; expected null: it has its own rows")
         return self
 
 
