@@ -17,7 +17,7 @@ from boostershot.config import build_defense, describe_defense
 from boostershot.defenses import DEFENSES, Defense
 from boostershot.defenses.about import NOTATION
 from boostershot.defenses.defense import Cost
-from boostershot.defenses.finishing import stages_of
+from boostershot.defenses.finishing import heaviest_of, trainings_of
 
 _ROWS = {
     "align": "safe answers",
@@ -38,7 +38,7 @@ def table() -> list[dict[str, str]]:
     rows = []
     for name, kind in DEFENSES.items():
         defense = typical(name)
-        cost = _dearest(defense)
+        cost = heaviest_of(defense)
         memory = f"{cost.memory:g}" + (" + activations" if cost.activations else "")
         rows.append(
             {
@@ -50,13 +50,6 @@ def table() -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def _dearest(defense: Defense) -> Cost:
-    """The cost with the most memory, of the alignment and of the trainings that stages after it add."""
-    alignment, stages = stages_of(defense)
-    costs = [alignment.cost, *(stage.finish_cost for stage in stages if stage.finish_steps)]
-    return max(costs, key=lambda cost: (cost.memory, bool(cost.activations)))
 
 
 def paper(source: str) -> str:
@@ -80,11 +73,8 @@ def _needed(defense: Defense) -> list[str]:
 def sections(name: str) -> list[tuple[str, str]]:
     """A method in full: heading and text, in reading order."""
     about, defense = DEFENSES[name].about, typical(name)
-    _, stages = stages_of(defense)
-    costs = [_cost("a step", defense.cost)]
-    for stage in stages:
-        if stage.finish_steps:
-            costs.append(_cost(f"each of {stage.finish_steps:,} steps after the alignment", stage.finish_cost))
+    (_, first), *after = trainings_of(defense, 1)
+    costs = [_cost("a step", first), *(_cost(f"each of {n:,} steps after the alignment", cost) for n, cost in after)]
     return [
         ("Objective", f"min over w: {about.equation}"),
         ("Idea", about.idea),
@@ -171,7 +161,7 @@ def overview() -> RenderableType:
     shown.add_column("source", no_wrap=True)
     for name, row in zip(DEFENSES, table(), strict=True):
         defense = typical(name)
-        cost = _dearest(defense)
+        cost = heaviest_of(defense)
         memory = f"{cost.memory:g}" + ("*" if cost.activations else " ")
         shown.add_row(name, row["passes"], memory, ", ".join(_needed(defense)), row["source"])
     legend = (

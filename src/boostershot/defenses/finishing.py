@@ -94,8 +94,13 @@ def stages_of(defense: Defense) -> tuple[Defense, tuple[Finishing, ...]]:
     return alignment, tuple(stages)
 
 
-def trainings_of(defense: Defense, steps: int) -> list[tuple[int, float]]:
-    """Steps, and passes a step, of an alignment of so many steps and of each training of the stages after it."""
+def trainings_of(defense: Defense, steps: int) -> list[tuple[int, Cost]]:
+    """Steps, and the cost of one, of an alignment of so many steps and of each training of the stages after it."""
     alignment, stages = stages_of(defense)
-    after = [(stage.finish_steps, stage.finish_cost.passes) for stage in stages if stage.finish_steps]
-    return [(steps, alignment.passes), *after]
+    after = [(stage.finish_steps, stage.finish_cost) for stage in stages if stage.finish_steps]
+    return [(steps, alignment.cost), *after]
+
+
+def heaviest_of(defense: Defense) -> Cost:
+    """The cost of its step that takes the most memory, in the alignment or in a stage after it."""
+    return max((cost for _, cost in trainings_of(defense, 1)), key=lambda cost: cost.memory + bool(cost.activations))

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 from boostershot.attacks.grpo import Reinforced
 from boostershot.config import AttackSettings, Recipe, build_defense
 from boostershot.defenses.defense import Cost
-from boostershot.defenses.finishing import stages_of
+from boostershot.defenses.finishing import heaviest_of
 from boostershot.pipeline.devices import Device
 from boostershot.pipeline.estimate import PROMPT, Work
 from boostershot.pipeline.footprint import BYTES, TRAINED, Footprint, Precision
@@ -178,13 +178,10 @@ def stages(recipe: Recipe, config: PretrainedConfig) -> Iterator[Stage]:
     scored = 1
     for label, given in recipe.defenses.items():
         defense = build_defense(given, f"defenses.{label}")
-        alignment, after = stages_of(defense)
-        costs = [alignment.cost, *(stage.finish_cost for stage in after if stage.finish_steps)]
-        heaviest = max(costs, key=lambda cost: cost.memory + bool(cost.activations))
         planned = work.immunizing(label, label, work.rows)
         yield Stage(
             *(f"immunise: {label}", seeds, aligned, settings.batch, recipe.data.max_length, planned.tokens),
-            *(planned.passes, heaviest, STATE["adamw"], True, True),
+            *(planned.passes, heaviest_of(defense), STATE["adamw"], True, True),
         )
         scored += seeds
     for label, a, met in _attacks(recipe):

@@ -62,6 +62,13 @@ def by_common_prompt(rows: Sequence[Verdicts], figure: str) -> list[list[float]]
     return [[one[prompt] for prompt in common] for one in found] if common else []
 
 
+def by_any_prompt(rows: Sequence[Verdicts], figure: str) -> list[list[float | None]]:
+    """The figure of each row on the prompts that some row has it for, in one order; None where this row does not."""
+    found = [row[figure] for row in rows]
+    prompts = dict.fromkeys(prompt for one in found for prompt in one)
+    return [[one.get(prompt) for prompt in prompts] for one in found]
+
+
 def comparisons(rows: Sequence[Row], verdicts: Read) -> list[dict[str, Any]]:
     """Every pair of defences under every attack, at the last judged step that both finished.
 

@@ -143,7 +143,7 @@ class Work:
         """An alignment with the defence of this label on so many rows."""
         settings = self.recipe.immunize
         defense = build_defense(self.recipe.defenses[label], f"defenses.{label}")
-        trainings = trainings_of(defense, settings.steps_over(rows))
+        trainings = [(n, cost.passes) for n, cost in trainings_of(defense, settings.steps_over(rows))]
         lengths = [f"{n:,} steps of {p:.4g} pass{'es' * (p != 1)}" for n, p in trainings]
         passes = sum(n * p for n, p in trainings)
         return Planned(

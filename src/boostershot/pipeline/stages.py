@@ -259,7 +259,7 @@ class Stages:
             if args.process_index > 0:
                 return {}
             facts = {
-                "passes_per_step": sum(n * passes for n, passes in trainings) / steps,
+                "passes_per_step": sum(n * each.passes for n, each in trainings) / steps,
                 "steps": steps,
                 "seconds_per_step": cost.seconds_per_step,
                 "peak_memory_bytes": cost.peak_memory_bytes,

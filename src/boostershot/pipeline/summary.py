@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boostershot.evaluation.statistics import mean_interval, mean_over_seeds, share_interval, wilson
-from boostershot.pipeline.comparisons import SHARES, Read, Row, difference
+from boostershot.pipeline.comparisons import SHARES, Read, Row, by_any_prompt, difference
 from boostershot.pipeline.files import read_jsonl
 
 _LOSSES = ("harmful_loss", "harmful_loss_own")
@@ -150,8 +150,7 @@ def _over_seeds(rows: Sequence[Row], figure: str, verdicts: Read) -> dict[str, A
         return {"mean": values[0], "ci": _own_interval(known[0], figure)}
     found = [verdicts(row) or {} for row in known]
     if all(one.get(figure) for one in found):
-        prompts = dict.fromkeys(prompt for one in found for prompt in one[figure])
-        by_seed = [[one[figure].get(prompt) for prompt in prompts] for one in found]
+        by_seed = by_any_prompt(found, figure)
         mean, *ci = share_interval(by_seed) if figure in SHARES else mean_over_seeds(by_seed)
         return {"mean": mean, "ci": ci}
     mean, low, high = mean_interval(values)

@@ -14,7 +14,7 @@ from boostershot.config.sweep import Attacker
 from boostershot.evaluation.statistics import holm, share_interval
 from boostershot.evaluation.worst_case import ROUNDING, Cost, Tried, cost_to_break, curve, resolution, utility_loss
 from boostershot.pipeline.attack_search import Arm
-from boostershot.pipeline.comparisons import difference
+from boostershot.pipeline.comparisons import by_any_prompt, difference
 from boostershot.pipeline.defense_search import Defended
 from boostershot.pipeline.reruns import Elsewhere, Rerun
 from boostershot.pipeline.store import result
@@ -264,11 +264,10 @@ def _figures(evaluation: Path) -> dict[str, Any]:
 
 def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]], figure: str) -> dict[str, Any] | None:
     """Each seed's share is of the prompts that it has a verdict on; None where no seed has any."""
-    known = [row[figure] for row in rows if row.get(figure)]
+    known = [row for row in rows if row.get(figure)]
     if not known:
         return None
-    prompts = dict.fromkeys(prompt for one in known for prompt in one)
-    mean, low, high = share_interval([[one.get(prompt) for prompt in prompts] for one in known])
+    mean, low, high = share_interval(by_any_prompt(known, figure))
     return {"mean": mean, "ci": [low, high]}
 
 
