@@ -32,8 +32,8 @@ def rerun_winners(arms: Sequence[Arm], do: Map) -> dict[str, list[Rerun]]:
         winner = arm.worst(arm.settings.bound)
         if winner is not None:
             trial = next(one for one in arm.trials if one.number == winner.number)
-            for seed in arm.settings.seeds:
-                label = f"{arm.label}, trial {trial.number} again, seed {seed}"
+            for number, seed in enumerate(arm.settings.seeds, start=1):
+                label = f"{arm.label}, trial {trial.number}, re-run {number}"
                 attack = Attacked(label, arm.again(trial).settings, arm.immunized, seed, changes=arm.changes)
                 wanted.append((arm, seed, (attack, arm.label if arm.settings.realign else None)))
     folders = do([Task(_evaluate_again, args) for *_, args in wanted])

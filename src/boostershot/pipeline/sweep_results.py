@@ -274,18 +274,14 @@ def _over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]], figure: str) 
 def _compare(items: Sequence[dict[str, Any]], swept: Swept, reference: str | None, attacker: Attacker) -> None:
     """Add `minus_reference`: the worst cases against that of the reference's, each at its own worst attack.
 
-    Only of attacks that stay within the bound when they are run again. That bound is relative to each model's own best,
-    so `but` tells what of the task and of coherence the model has less than the reference.
+    The bound is relative to each model's own best, so `but` tells what of the task and of coherence the model has less
+    than the reference. `outside` are the two's whose attack does not stay within the bound when it is run again.
     """
     by_label = {item["defense"]: item for item in items}
     for item in items:
         theirs = by_label.get(reference or "")
         item["minus_reference"] = None
-        if (
-            theirs is None
-            or theirs is item
-            or not all(one["winner"] and one["winner"]["within"] for one in (item, theirs))
-        ):
+        if theirs is None or theirs is item or not (item["winner"] and theirs["winner"]):
             continue
         read = partial(read_verdicts, swept.arms[0].stages.store.root / "stages")
         ours, others = ({row["seed"]: row for row in one["winner"]["seeds"]} for one in (item, theirs))
@@ -293,6 +289,8 @@ def _compare(items: Sequence[dict[str, Any]], swept: Swept, reference: str | Non
         if item["minus_reference"]:
             paid = {key: difference(ours, others, key, read) for key in ("finetune_accuracy", "degenerate_share")}
             item["minus_reference"]["but"] = caveats(paid)
+            outside = [one["defense"] for one in (item, theirs) if not one["winner"]["within"]]
+            item["minus_reference"]["outside"] = outside
     tested = [item["minus_reference"] for item in items if item["minus_reference"]]
     tested = [one for one in tested if one["p"] is not None]
     for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
@@ -353,8 +351,6 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
             said += f" Within {100 * worst['epsilon']:g}% there is no score: {_none_within(counts)}."
     if name == reference or reference is None:
         return said, "open"
-    if not winner["within"]:
-        return f"{said} So it is not compared with {reference}.", "open"
     compared, tone = _compared(item["minus_reference"], reference)
     return f"{said} {compared}", tone
 
@@ -399,7 +395,7 @@ def _kept(winner: Mapping[str, Any], bound: str) -> str:
         return "with a loss of utility that is not known"
     if winner["within"]:
         return f"within a loss of utility of {bound}"
-    return f"and loses {100 * winner['utility_loss']:.0f}% of the utility when run again, more than the {bound} allowed"
+    return f"and loses {100 * winner['utility_loss']:.1f}% of the utility when run again, more than the {bound} allowed"
 
 
 def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str]:
@@ -408,6 +404,9 @@ def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str
     points = f"{minus['mean']:+.1f} {_ci(minus['ci'], signed=True)} points to {reference}".replace("-", "−")
     points += f", paired on {minus['n_pairs']} prompts"
     low, high = minus["ci"]
+    if minus["outside"]:
+        who = " and ".join(minus["outside"])
+        return f"Not within the bound when run again: {who}; so {points}, is open.", "open"
     p = minus.get("p_holm")
     if low <= 0 <= high or (p is not None and p > _SHOWN):
         return f"No lead survives the search: {points}.", "open"
