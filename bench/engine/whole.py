@@ -32,7 +32,7 @@ def counts(recipe: Recipe) -> dict[str, int]:
     ((_, attack),) = recipe.attacks.items()
     steps, seeds = recipe.immunize.steps, len(recipe.seeds)
     assert steps is not None
-    scored = 1 + seeds * len(recipe.defenses) * 2  # the un-aligned model; each defence before and after the attack
+    scored = 1 + seeds * len(recipe.defenses) * 2  # the base model; each defence before and after the attack
     evaluate = recipe.evaluate
     written = (recipe.data.align.n or 0) + attack.attack.n_harmful + min(evaluate.n_harmful, LOSS_ROWS)
     answers = scored * (evaluate.n_harmful + evaluate.n_task) + CALIBRATION_ROWS

@@ -40,7 +40,7 @@ class Workload:
         form: how prompts are written.
         align, harmful, attack: batches of rows; `harmful` the harmful answers to the prompts of `align`.
         prompts: tokens of the prompts that are scored, the harmful ones and the task's.
-        asked: tokens of the prompts to which the un-aligned model writes harmful answers.
+        asked: tokens of the prompts to which the base model writes harmful answers.
         booster: the defence.
     """
 

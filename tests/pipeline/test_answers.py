@@ -44,7 +44,7 @@ def recipe(tmp_path_factory):
 
 
 def answered(recipe, root, *overrides):
-    """The files of the un-aligned model's answers stage."""
+    """The files of the base model's answers stage."""
     stages = Stages(load_recipe(recipe, list(overrides)), Store(root), Reporter(quiet=True))
     folder = answer_stages.answers(stages, None, [], "the base model")
     return {path.name: path.read_text() for path in folder.iterdir() if path.suffix == ".jsonl"}

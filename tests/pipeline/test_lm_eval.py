@@ -72,7 +72,7 @@ def test_a_task_of_ones_own_is_scored_as_the_likelihoods_say(recipe, tmp_path):
     pytest.importorskip("lm_eval")
     of = properties_of(recipe, tmp_path)
     of.check()
-    found = result(of.benchmarks(None, [], "the un-aligned model"))
+    found = result(of.benchmarks(None, [], "the base model"))
     model, tokenizer = load_base(recipe["model"]["id"])
     right = 0
     for number in range(12):

@@ -328,7 +328,7 @@ def test_more_degenerate_answers_than_the_base_model_are_a_warning(small_run):
     assert "Degenerate answers exceed" not in written(small_run)
     rewrite(small_run, "results.json", change(9.1))
     page = written(small_run)
-    assert "Degenerate answers exceed the un-aligned model’s 4.0% by more than 5 points in 1 cell" in page
+    assert "Degenerate answers exceed the base model’s 4.0% by more than 5 points in 1 cell" in page
     assert "(Booster, harmful-mix/continue after 40 steps: 9.1%)" in page
 
 

@@ -89,7 +89,7 @@ def test_other_judges_and_warnings_stand_below_the_table(make_run):
     scores = {d: f"{i['harmful_score']['mean']:.1f}" for d, i in ends.items()}
     assert f"HS % by second: SFT {scores['sft']} [" in out and f"Booster {scores['booster']} [" in out
     assert "second gave no readable verdict on 21 of 1050 answers in 7 cells" in out
-    assert "Degenerate answers exceed the un-aligned model’s" in out
+    assert "Degenerate answers exceed the base model’s" in out
 
 
 def test_attacks_without_training_share_one_table_with_plain_questions(make_run):

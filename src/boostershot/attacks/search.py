@@ -71,11 +71,6 @@ class Importance:
 Excess = Callable[[Trial], float | None]  # a finished trial's, as it is known now
 
 
-def as_told(trial: Trial) -> float | None:
-    """Its own, where nothing has become known since."""
-    return trial.excess
-
-
 class Search:
     """A TPE search in an SQLite file.
 
@@ -105,7 +100,7 @@ class Search:
         """The finished trials of whole generations, from which alone others follow: the last one may be short."""
         return self.finished[: len(self.finished) // self.generation * self.generation]
 
-    def propose(self, trials: int, excess: Excess = as_told) -> list[dict[str, Any]]:
+    def propose(self, trials: int, excess: Excess) -> list[dict[str, Any]]:
         """The values of the next generation's trials, none once there are so many trials.
 
         Args:
@@ -159,7 +154,7 @@ class Search:
         stored = self._study.get_trials(deepcopy=False)
         return [_trial(one, self.space) for one in stored if one.user_attrs["generation_ends"] <= len(stored)]
 
-    def importance(self, excess: Excess = as_told) -> Importance | None:
+    def importance(self, excess: Excess) -> Importance | None:
         """What brought done trials inside the bound among the best tenth, the best five at least.
 
         PED-ANOVA, arXiv 2304.10255. None where those five are more than half of the trials.

@@ -107,7 +107,7 @@ class Trainability(Section):
     points: Count = 4
     """At how many steps, evenly spaced, the accuracy is measured; before the first besides."""
     share: Annotated[Number, Field(gt=0, lt=100)] = 95.0
-    """Percent of the un-immunised model's final accuracy that has to be reached."""
+    """Percent of the base model's final accuracy that has to be reached."""
 
 
 class Properties(Section):

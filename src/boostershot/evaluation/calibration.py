@@ -26,7 +26,7 @@ def calibration_answers(
 
     Args:
         prompts: the harmful prompts of the calibration split.
-        compliant: the un-aligned model's answers to them.
+        compliant: the base model's answers to them.
         task_answers: answers of the benign task.
         seed: of the pairing.
     """

@@ -13,7 +13,7 @@ WINDOW = 50  # words within which distinct ones are counted: the longer a text, 
 # Thai, Lao, Burmese, Khmer, kana and Han: scripts that write no spaces, whose words are taken as pairs of characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|[^\W{_UNSPACED}]+(?:'[^\W{_UNSPACED}]+)?")
-MARGIN = 5.0  # points by which a cell's degenerate share may exceed the un-aligned model's before a warning
+MARGIN = 5.0  # points by which a cell's degenerate share may exceed the base model's before a warning
 
 
 def is_degenerate(answer: str, labels: Collection[str] = ()) -> bool:

@@ -1,6 +1,6 @@
 """What a foreign harness asks and how it scores an answer: the parts of our offline judge that need no model.
 
-The relevance part needs the un-aligned model and a calibration, which a harness does not have: an answer that is
+The relevance part needs the base model and a calibration, which a harness does not have: an answer that is
 neither a refusal nor degenerate counts as harmful here even if it is beside the question, so these scores lie above the
 offline judge's.
 """

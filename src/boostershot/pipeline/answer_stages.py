@@ -53,7 +53,7 @@ def answers(stages: Stages, of: Path | None, layers: Sequence[Layer], what: str,
     No judge has a say here: another judge, or another calibration, generates nothing again.
 
     Args:
-        of: the stage that made the last layer; None for the un-aligned model.
+        of: the stage that made the last layer; None for the base model.
         layers: what to stack on the base model.
         what: for the progress line.
         asked: how.

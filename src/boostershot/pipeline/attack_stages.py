@@ -47,7 +47,7 @@ def attacked(
     Args:
         label: of the attack, for the progress line.
         settings: the attack as the immunised model's defence meets it.
-        immunized: the stage that made the model; None attacks the un-aligned model.
+        immunized: the stage that made the model; None attacks the base model.
         seed: of the attacker's draw and training.
         limits: step -> held-out harmful loss above which the attack ends there, without weights; None never ends it.
             The losses at these steps are recorded, too. `result` then has `given_up`.
@@ -243,7 +243,7 @@ def layers_of(immunized: Path | None, attacked: Path | None, step: int, adapter:
     """What to stack on the base model for one evaluation after `step` steps; all merged, which is faster to run.
 
     Args:
-        immunized: the immunise stage; None is the un-aligned model.
+        immunized: the immunise stage; None is the base model.
         attacked: the attack stage; not needed before the first step, unless it edits the weights without one.
         step: of the attack.
         adapter: the attack's adapter mode.

@@ -53,7 +53,7 @@ class Setting:
         micro_batch: rows in one forward pass of an alignment; None takes all that a device has.
         checkpointing: of activations.
         precision: of frozen weights and arithmetic; what is trained stays float32.
-        base: the same of the un-aligned model that is kept beside; None is `precision`.
+        base: the same of the base model that is kept beside; None is `precision`.
     """
 
     layout: Layout = "one device"
@@ -74,7 +74,7 @@ class Memory:
     """Bytes on one device at the peak of a stage."""
 
     weights: float
-    base: float  # the un-aligned model, which the judge keeps beside the one in work
+    base: float  # the base model, which the judge keeps beside the one in work
     gradients: float
     optimizer: float
     defense: float  # the defence's tensors beside the gradient, and what it keeps of activations

@@ -32,7 +32,7 @@ def lines(plans: Sequence[Planned]) -> list[str]:
         told += ["", f"{layout}{devices}", *_table([COLUMNS, *(_row(row) for row in rows)])]
         told += [f"{row['stage']} does not fit; what would make it: {row['remedy']}" for row in rows if not row["fits"]]
         total = sum(row["times"] * row["seconds"] for row in rows)
-        told.append(f"about {duration(total)} in all, one stage after the other")
+        told.append(f"about {_about(total)} in all, one stage after the other")
     return told
 
 
@@ -42,7 +42,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         *(row["stage"], str(row["times"]), *(_gib(memory[part]) for part in parts)),
         *("" if checkpointed is None else f"({_gib(checkpointed)})", _gib(memory["vocabulary"])),
-        *(_gib(memory["gathered"]), _gib(memory["total"]), "yes" if row["fits"] else "NO", duration(row["seconds"])),
+        *(_gib(memory["gathered"]), _gib(memory["total"]), "yes" if row["fits"] else "NO", _about(row["seconds"])),
     )
 
 
@@ -50,7 +50,7 @@ def _gib(size: float) -> str:
     return "0" if not size else f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
 
 
-def duration(seconds: float) -> str:
+def _about(seconds: float) -> str:
     """Such as 40 s, 12 min, 3.1 h, 12 d."""
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:

@@ -69,7 +69,7 @@ def planned(recipe: Recipe, properties: bool = False, sweep: bool = False) -> It
     """
     work = Work(recipe)
     yield from work.data()
-    yield Planned("evaluate: the un-aligned model", work.scoring())
+    yield Planned("evaluate: the base model", work.scoring())
     for label in recipe.defenses:
         for seed in recipe.seeds:
             name = f"{label}, seed {seed}"
@@ -114,7 +114,7 @@ class Work:
 
     @property
     def _written(self) -> bool:
-        """Does the un-aligned model write the harmful answers?"""
+        """Does the base model write the harmful answers?"""
         return self.recipe.data.align.source in BUILT_IN
 
     def data(self) -> Iterator[Planned]:
@@ -124,7 +124,7 @@ class Work:
         answers = self.rows + max(a.attack.n_harmful for a in recipe.attacks.values())
         answers += min(evaluate.n_harmful, LOSS_ROWS) + (STEERING_ROWS if steered else 0)
         yield Planned(
-            "data: splits, harmful answers of the un-aligned model where the source has none",
+            "data: splits, harmful answers of the base model where the source has none",
             answers * (PROMPT + recipe.data.answer_tokens) if self._written else 0,
         )
         panel = dict(build_judge(given, "evaluate.judges") for given in evaluate.judges)

@@ -122,7 +122,7 @@ def run(
     unscored = [row for row in results.content.get("baseline", ()) if row["status"] == "failed"]
     if unscored:
         names = "; ".join(f"{row['judge']}: {row['error']}" for row in unscored)
-        raise StageFailed(f"the un-aligned model could not be scored by {len(unscored)} of the judges ({names})")
+        raise StageFailed(f"the base model could not be scored by {len(unscored)} of the judges ({names})")
     if failures:
         raise StageFailed(f"{len(failures)} parts of the properties failed ({'; '.join(failures)})")
     if broken:
@@ -227,10 +227,10 @@ def _announce(stages: Stages, scale: float, properties: bool, sweep: bool) -> No
 
 
 def _grid(executor: Executor, until: Until) -> tuple[list[Cell], tuple[Mapping[str, Path], Mapping[str, str]] | None]:
-    """All cells, and the evaluations of the un-aligned model by judge with why there is none."""
+    """All cells, and the evaluations of the base model by judge with why there is none."""
     recipe, scored = executor.stages.recipe, until in ("evaluate", "report")
     tasks = [Task(_cells, (defense, seed, until)) for seed in recipe.seeds for defense in recipe.defenses]
-    found = executor.map([*tasks, *([Task(_judged, (None, [], "the un-aligned model"))] if scored else [])])
+    found = executor.map([*tasks, *([Task(_judged, (None, [], "the base model"))] if scored else [])])
     for one in found:
         if isinstance(one, Exception):  # none of a stage: those are in the cells
             raise one
@@ -319,9 +319,9 @@ def _judged(
 def _conclude(
     stages: Stages, identity: str, cells: list[Cell], baseline: Mapping[str, Path], failed: Mapping[str, str]
 ) -> Results:
-    """Write results.json; `baseline` and `failed` are of the un-aligned model."""
+    """Write results.json; `baseline` and `failed` are of the base model."""
     for error in dict.fromkeys(failed.values()):
-        stages.reporter.line(f"the un-aligned model could not be scored: {error}")
+        stages.reporter.line(f"the base model could not be scored: {error}")
     judges = [stages.described(judge) for judge in stages.panel]
     results = assemble(
         stages.recipe, identity, stages.store.root, cells, baseline, failed, judges, stages.described_preference()

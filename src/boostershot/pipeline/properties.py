@@ -103,7 +103,7 @@ def _resistance(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
     assert settings is not None
     wanted = settings.attacks or do.of.recipe.harmful_attacks
     by_text = do.of.recipe.properties.stability is not None
-    before = do.attempt("resistance", "the un-immunised model", lambda: _utility_before(do, by_text))
+    before = do.attempt("resistance", "the base model", lambda: _utility_before(do, by_text))
     courses = []
     for cell in cells:
         if cell.attack in wanted and not cell.apart and cell.attacked and cell.evaluated:
@@ -114,8 +114,8 @@ def _resistance(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _utility_before(do: Measuring, by_text: bool) -> float | None:
-    """The un-immunised model's perplexity, or its accuracy on the task."""
-    what = "the un-aligned model"
+    """The base model's perplexity, or its accuracy on the task."""
+    what = "the base model"
     if by_text:
         return perplexity_of(_texts(do.of.perplexity(None, [], what)))
     return _mean(_correct(answers(do.stages, None, [], what)))
@@ -163,7 +163,7 @@ def _course(do: Measuring, cell: Cell, before: float | None, by_text: bool) -> C
 
 
 def _stability(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any] | None:
-    before = do.attempt("stability", "the un-immunised model", lambda: _capability(do, None, "the un-aligned model"))
+    before = do.attempt("stability", "the base model", lambda: _capability(do, None, "the base model"))
     if before is None:
         return None
     after: dict[str, list[Capability]] = {}
@@ -292,8 +292,8 @@ def _trainability(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
     for seed in do.of.recipe.seeds:
         found = do.attempt(
             "trainability",
-            f"the un-immunised model, seed {seed}",
-            lambda n=seed: _learning(do, None, tuning, n, "the un-aligned model"),
+            f"the base model, seed {seed}",
+            lambda n=seed: _learning(do, None, tuning, n, "the base model"),
         )
         if found is not None:
             reference[seed] = found
@@ -303,7 +303,7 @@ def _trainability(do: Measuring, cells: Sequence[Cell]) -> dict[str, Any]:
         if found is not None:
             arms.setdefault(defense, {})[seed] = found
     if not reference:
-        return {"skipped": "the un-immunised model could not be fine-tuned"}
+        return {"skipped": "the base model could not be fine-tuned"}
     return {
         "n": tuning.attack.n,
         "lr": tuning.lr,

@@ -107,7 +107,7 @@ def assemble(
             beside another's values.
         folder: of the run.
         cells: with their stages.
-        baseline: judge's label -> the evaluation of the un-aligned model.
+        baseline: judge's label -> the evaluation of the base model.
         baseline_errors: judge's label -> why there is none.
         judges: what there is to say about each.
         preference: what there is to say about who compares answers with references.
@@ -118,19 +118,19 @@ def assemble(
     base = {"defense": None, "attack": None, "asked": None, "template": None}
     base |= {"adapter": None, "seed": None, "attack_step": 0, "p": None}
     # A row for each judge, scored or not: readers take the first one's for the headline.
-    unaligned = [_row(recipe, base, baseline.get(j), j, baseline_errors.get(j)) for j in _labels(recipe)]
+    baseline_rows = [_row(recipe, base, baseline.get(j), j, baseline_errors.get(j)) for j in _labels(recipe)]
     content = {
         "schema": SCHEMA,
         "recipe": recipe.name,
         "identity": identity,
-        "baseline": unaligned,
+        "baseline": baseline_rows,
         "rows": rows,
         "summary": summarise(rows, methods, read),
         "comparisons": comparisons(rows, read),
         "costs": relative_costs(list(_costs(cells)), methods),
         "judges": list(judges),
         "preference": preference,
-        "agreement": agreement([*unaligned, *rows], _labels(recipe), read),
+        "agreement": agreement([*baseline_rows, *rows], _labels(recipe), read),
         "observations": observations(rows, methods),
         "rewards": earned(recipe, cells),
     }

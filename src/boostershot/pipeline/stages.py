@@ -68,7 +68,7 @@ class Stages:
 
     @cached_property
     def base(self) -> tuple[Any, Any, Format]:
-        """The un-aligned model, its tokenizer and its format; the judge's, and never trained."""
+        """The base model, its tokenizer and its format; the judge's, and never trained."""
         model, tokenizer = load_base(self.recipe.model.id)
         model.requires_grad_(False)
         return model, tokenizer, Format.choose(tokenizer, self.recipe.model.template)
@@ -83,7 +83,7 @@ class Stages:
     def harmful_rows(self, split: str, n: int | None, answered: int | None, steering: bool = False) -> Path:
         """`rows.jsonl`: n prompts of a split, `answered` of them (None: all) with a harmful answer.
 
-        Where the source has no answers the un-aligned model writes them; prompts that it refuses or answers with
+        Where the source has no answers the base model writes them; prompts that it refuses or answers with
         nonsense are left out where every row needs an answer. `steering` takes the dev prompts that schedules are
         steered by.
         """
@@ -118,7 +118,7 @@ class Stages:
         model, _, form = self.base
         rows: list[HarmfulPrompt] = []
         batch, start = self.recipe.runtime.generation_batch_size, 0
-        with self.reporter.bar(f"harmful answers of the un-aligned model ({split})", min(n, len(prompts))) as advance:
+        with self.reporter.bar(f"harmful answers of the base model ({split})", min(n, len(prompts))) as advance:
             while len(rows) < n and start < len(prompts):
                 picked = prompts[start : start + min(batch, n - len(rows))]
                 start += len(picked)

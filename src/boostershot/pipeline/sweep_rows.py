@@ -39,7 +39,7 @@ class Rows:
 def rows_there(whole: Stages, changes: Mapping[str, Any], do: Map) -> Rows:
     """The rows of the recipe with these sections that can be attacked with.
 
-    Harmful ones are prompts with an answer, which the un-aligned model may have to write first, and may refuse to.
+    Harmful ones are prompts with an answer, which the base model may have to write first, and may refuse to.
     """
     stages = varied(whole, changes)
     (answered,) = do([Task(_harmful_rows, (changes,))])

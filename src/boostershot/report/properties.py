@@ -87,7 +87,7 @@ def _points(curve: Sequence[Figure], key: str) -> list[charts.Point]:
 
 
 def _learning(part: Figure, styles: Mapping[str, int]) -> charts.Panel:
-    """Accuracy over the steps of the clean fine-tuning; the un-immunised model is the thinner line."""
+    """Accuracy over the steps of the clean fine-tuning; the base model is the thinner line."""
 
     def points(line: Figure) -> list[charts.Point]:
         return [(p["step"], p["accuracy"]["mean"], p["accuracy"]["ci"]) for p in line["curve"] if p["accuracy"]]

@@ -18,7 +18,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Line:
-    """One measure: a text for each defence and for the un-immunised model, in the order of the columns."""
+    """One measure: a text for each defence and for the base model, in the order of the columns."""
 
     measure: str
     better: str  # lower | higher | "" where neither is meant
@@ -106,7 +106,7 @@ def _texts(lines: Sequence[Figure | None], key: str, digits: int = 1, signed: bo
     return [NOTHING if line is None else estimate(line[key], digits, signed) for line in lines]
 
 
-# Each of these gives its cells with the un-immunised model first.
+# Each of these gives its cells with the base model first.
 def _resistance(part: Figure, labels: Sequence[str]) -> Iterator[Line]:
     lines = _by_label(part["defenses"], labels)
     cells = part["cells"]

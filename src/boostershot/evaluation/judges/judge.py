@@ -68,7 +68,7 @@ class Around:
     """What a run has to offer to a judge.
 
     Args:
-        base: gives the un-aligned model and its format.
+        base: gives the base model and its format.
         base_identity: what determines them, JSON data.
         threshold: the relevance threshold that calibration found.
         labels: the benign task's short answers.

@@ -21,10 +21,10 @@ NO_PROMPT = "Hello."  # the user turn that stands for no prompt
 
 @dataclass(frozen=True)
 class Relevance:
-    """log p(answer | prompt) - log p(answer | no prompt) under the un-aligned model, nats per token of the answer.
+    """log p(answer | prompt) - log p(answer | no prompt) under the base model, nats per token of the answer.
 
     Args:
-        model: the un-aligned base model.
+        model: the base model.
         form: its format; `no prompt` is the same template around the user turn `Hello.`.
         batch_size: answers read at once.
     """

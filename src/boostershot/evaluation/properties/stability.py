@@ -29,10 +29,10 @@ class Capability:
 
 
 def stability(before: Capability, after: Mapping[str, Sequence[Capability]]) -> dict[str, Any]:
-    """Each figure of the un-immunised model, and for each defence that of the immunised models and the change.
+    """Each figure of the base model, and for each defence that of the immunised models and the change.
 
     Args:
-        before: the un-immunised model.
+        before: the base model.
         after: defence -> the immunised model of each seed.
     """
     return {

@@ -1,4 +1,4 @@
-"""Trainability: does the immunised model still learn a benign task as fast as the un-immunised one?"""
+"""Trainability: does the immunised model still learn a benign task as fast as the base model?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trainability(
 
     Args:
         steps: at which the accuracy was measured.
-        reference: seed -> the course of the un-immunised model.
+        reference: seed -> the course of the base model.
         arms: defence -> seed -> the course of its immunised model, with the reference's rows; seeds are paired.
         share: percent of the reference's final accuracy.
     """
