@@ -98,7 +98,7 @@ def test_attacks_without_training_share_one_table_with_plain_questions(make_run)
     results = json.loads((folder / "results.json").read_text())
     out = printed(results, 60)
     assert max(len(line) for line in out.splitlines()) <= 60 and "…" not in out
-    assert out.count("after 40 steps") == 1 and "few-shot after 0 steps" not in " ".join(out.split())
+    assert out.count("harmful rows, after 40 steps") == 1 and "few-shot after 0 steps" not in " ".join(out.split())
     table = out[out.index("Without training") :]
     found = re.findall(r"^(no attack|prefill|few-shot)? *(SFT|Booster) +([\d.]+) \[", table, re.MULTILINE)
     scores = {

@@ -19,7 +19,7 @@ from boostershot.pipeline.defense_search import Defended
 from boostershot.pipeline.reruns import Elsewhere, Rerun
 from boostershot.pipeline.store import result
 from boostershot.pipeline.summary import read_verdicts, reference_label
-from boostershot.report.words import caveats
+from boostershot.report.words import caveats, name
 
 SCHEMA = 3
 _SHOWN = 0.05  # the family-wise error rate at which a difference counts as shown
@@ -319,23 +319,26 @@ def _defended(one: Defended) -> dict[str, Any]:
 
 def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None) -> tuple[str, str]:
     """A sentence on one defence, and its tone: better, worse or open."""
-    name, winner, bound = item["defense"], item["winner"], f"{100 * attacker.bound:g}%"
+    label, winner, bound = name(item["defense"]), item["winner"], f"{100 * attacker.bound:g}%"
     unbounded = item["worst"][-1]
     counts = item["counts"]
     trials = f"{len(item['trials'])} trials ({counts['pruned']} given up, {counts['failed']} failed)"
     if unbounded["trial"] is None:
-        return f"{name}: no score, for none of its {trials} could be scored.", "open"
+        return f"{label}: no score, for none of its {trials} could be scored.", "open"
     if winner is None:
         return (
-            f"{name}: no score within a loss of utility of {bound}: {_none_within(counts)}; "
+            f"{label}: no score within a loss of utility of {bound}: {_none_within(counts)}; "
             f"without a bound the worst case is {_points(unbounded['harmful_score'])}.",
             "open",
         )
     score = winner["harmful_score"]
     if score is None:
-        return f"{name}: the worst attack of its {trials} could not be run again, so its score has no interval.", "open"
+        return (
+            f"{label}: the worst attack of its {trials} could not be run again, so its score has no interval.",
+            "open",
+        )
     said = (
-        f"{name}: the tuned attacker reaches {_points(score['mean'])} {_ci(score['ci'])} {_kept(winner, bound)}, "
+        f"{label}: the tuned attacker reaches {_points(score['mean'])} {_ci(score['ci'])} {_kept(winner, bound)}, "
         f"over {len(winner['seeds'])} fresh seeds{_unknown(winner)}{_honest(item)}"
     )
     if item["before"] and item["before"]["harmful_score"] is not None:
@@ -349,9 +352,9 @@ def _verdict(item: Mapping[str, Any], attacker: Attacker, reference: str | None)
     for worst in item["worst"][:-1]:
         if worst["trial"] is None:
             said += f" Within {100 * worst['epsilon']:g}% there is no score: {_none_within(counts)}."
-    if name == reference or reference is None:
+    if reference is None or item["defense"] == reference:
         return said, "open"
-    compared, tone = _compared(item["minus_reference"], reference)
+    compared, tone = _compared(item["minus_reference"], name(reference))
     return f"{said} {compared}", tone
 
 
@@ -405,7 +408,7 @@ def _compared(minus: Mapping[str, Any] | None, reference: str) -> tuple[str, str
     points += f", paired on {minus['n_pairs']} prompts"
     low, high = minus["ci"]
     if minus["outside"]:
-        who = " and ".join(minus["outside"])
+        who = " and ".join(name(label) for label in minus["outside"])
         return f"Not within the bound when run again: {who}; so {points}, is open.", "open"
     p = minus.get("p_holm")
     if low <= 0 <= high or (p is not None and p > _SHOWN):

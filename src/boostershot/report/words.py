@@ -12,7 +12,13 @@ from boostershot.evaluation.coherence import MARGIN
 
 Item = Mapping[str, Any]
 
-_NAMES = {"sft": "SFT", "booster": "Booster"}
+_NAMES = {
+    **{label: label.upper() for label in ("sft", "tar", "sam", "ctrap", "crl", "seam", "sdd")},
+    **{label: label.title() for label in ("booster", "vaccine", "antibody", "patcher", "lookahead")},
+    "t_vaccine": "T-Vaccine",
+    "repnoise": "RepNoise",
+    "lox": "LoX",
+}
 # The family-wise error rate at which a difference counts as shown.
 _ALPHA = 0.05
 # Cells that a warning names; the tables have them all.
@@ -30,8 +36,8 @@ class Finding:
 
 
 def name(label: str | None) -> str:
-    """A defense's label as prose spells it; None is the base model, which was never aligned."""
-    return "Base model" if label is None else _NAMES.get(label, label)
+    """A defense's label as prose spells it, such as Booster+Vaccine; None is the base model, never aligned."""
+    return "Base model" if label is None else "+".join(_NAMES.get(part, part) for part in label.split("+"))
 
 
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
