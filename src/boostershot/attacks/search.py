@@ -155,7 +155,7 @@ class Search:
         return [_trial(one, self.space) for one in stored if one.user_attrs["generation_ends"] <= len(stored)]
 
     def importance(self, excess: Excess) -> Importance | None:
-        """What brought done trials inside the bound among the best tenth, the best five at least.
+        """What brought done trials, but for those outside the bound, among the best tenth, the best five at least.
 
         PED-ANOVA, arXiv 2304.10255. None where those five are more than half of the trials.
 
