@@ -498,3 +498,15 @@ def test_what_an_attack_was_paid_is_a_chart_beside_its_scores(small_run):
     assert "SFT 0.88 in steps 21 to 40 (from 0.12 in steps 1 to 20), all rewards equal in 40% of the groups" in page
     assert "Booster 0.88 in steps 21 to 40 (from 0.12 in steps 1 to 20), all rewards equal in 100%" in page
     assert "no reward for" not in page
+
+
+@pytest.mark.parametrize(("count", "shown"), [(6, 6), (7, 1)])
+def test_many_findings_are_folded_but_for_the_first_attacks(make_run, count, shown):
+    attacks = {f"mix {n}": ("continue", 0.2) for n in range(count)}
+    page = written(make_run(steps=(40,), seeds=(0,), attacks=attacks))
+    shown_at_once, _, folded = page[: page.index("<nav")].partition("<details><summary>")
+    assert shown_at_once.count("After 40 attack steps") == shown
+    assert folded.count("After 40 attack steps") == count - shown
+    if folded:
+        counts = (f"{folded.count(f'verdict {tone}')} {tone}" for tone in ("better", "worse", "open"))
+        assert folded.startswith(f"6 more, under the other attacks: {', '.join(counts)}</summary>")

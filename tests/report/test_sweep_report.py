@@ -76,6 +76,9 @@ def made_sweep(folder):
 def test_the_section_tells_worst_cases_verdicts_and_trials(small_run):
     content = made_sweep(small_run)
     page = write_report(small_run).read_text()
+    head = page[: page.index("<nav")]
+    assert 'href="#sweep">tuned attacker</a>' in head
+    assert "SFT 78.2" in head and "Booster no score." in head
     section = page[page.index('id="sweep"') : page.index('id="table"')]
     for item in content["defenses"]:
         assert item["verdict"].split(" [")[0] in section

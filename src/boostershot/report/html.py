@@ -1,5 +1,6 @@
 """Writes DIR/report.html: one file that needs no network and no script, made from the run's result files."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from boostershot.report.untrained import ways
 ANSWERS_PER_CELL = 20
 # What the answers may take of the file, so that it can be mailed and opens on a phone; in characters.
 _ANSWER_LENGTH, _ANSWER_BUDGET = 600, 1_000_000
+
+_FINDINGS_AT_HEAD = 6  # with more, those of other attacks than the first are folded
 
 _COSTS = ("passes_per_step", "steps", "seconds_per_step", "peak_memory_bytes", "trainable_parameters")
 
@@ -84,13 +87,16 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
     # Cells that are compared stand together: attack by attack, step by step.
     summary = sorted(summary, key=lambda item: (attacks.index(item["attack"]), item["attack_step"]))
     rows = [*results["baseline"], *results["rows"]]
+    findings, folded = _head(words.findings(summary, run.methods, results["comparisons"]))
     return {
         "name": results["recipe"],
         "preference": results.get("preference"),
         "model": run.recipe.get("model", {}).get("id", "unknown model"),
         "started": manifest.get("started"),
         "ended": manifest.get("ended"),
-        "findings": words.findings(summary, run.methods, results["comparisons"]),
+        "findings": findings,
+        "folded": folded,
+        "folded_tones": Counter(finding.tone for finding in folded),
         "caveats": _caveats(run, headline),
         "styles": _styles(run),
         "attacks": [_attack(headline, label) for label in attacks if label not in untrained],
@@ -121,6 +127,14 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
         "machine": list(words.facts(manifest.get("machine", {})))
         + [(key, str(manifest[key])) for key in ("threads", "git_commit") if manifest.get(key) is not None],
     }
+
+
+def _head(findings: Sequence[words.Finding]) -> tuple[Sequence[words.Finding], Sequence[words.Finding]]:
+    """What the page opens with, and what is folded below it."""
+    if len(findings) <= _FINDINGS_AT_HEAD:
+        return findings, []
+    first = findings[0].setting
+    return [one for one in findings if one.setting == first], [one for one in findings if one.setting != first]
 
 
 def _caveats(run: Run, headline: Run) -> list[str]:
