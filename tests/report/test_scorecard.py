@@ -8,7 +8,6 @@ from made_properties import build_properties
 
 import boostershot as bs
 from boostershot.report import write_report, write_scorecard
-from boostershot.report.charts import STEPS, Series, panel
 from boostershot.report.scorecard import markdown, reached, scorecard
 from conftest import MIX, build_run
 
@@ -121,23 +120,3 @@ def test_a_file_that_is_not_ours_is_told(tmp_path, made, change, said):
         write_scorecard(tmp_path)
     with pytest.raises(bs.InputError, match="not there; expected a run with --properties"):
         write_scorecard(tmp_path / "nowhere")
-
-
-def test_a_chart_over_something_else_than_steps_keeps_the_order_of_its_points():
-    course = [(0.0, 2.0, None), (0.31, 30.0, None), (0.28, 60.0, None)]
-    drawn = panel("t", "", "", [Series("a", 0, course)], top=100, digits=1, base=None, x_axis="distance")
-    xs = [mark.x for mark in drawn.lines[0].marks]
-    assert xs[1] > xs[2] > xs[0] and drawn.lines[0].end == "60.0"
-    assert next(text for _, text in drawn.x_ticks) == "0" and float(drawn.x_ticks[-1][1]) >= 0.31
-    below = panel(
-        "t",
-        "",
-        "",
-        [Series("a", 0, [(-3.0, 1.0, None), (5.0, 2.0, None)])],
-        top=None,
-        digits=1,
-        base=None,
-        x_axis="lost",
-    )
-    assert float(below.x_ticks[0][1].replace("−", "-")) <= -3 and float(below.x_ticks[-1][1]) >= 5
-    assert panel("t", "", "", [Series("a", 0, course)], top=100, digits=1, base=None).x_axis == STEPS

@@ -11,7 +11,7 @@ from typing import Any
 WIDTH, HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 32, 58, 12, 36
 # Series that meet at a step are drawn side by side, and values at the right edge one above the other.
-_DODGE, _LABEL_GAP = 5.0, 14.0
+_DODGE, _LABEL_GAP, _HIGHEST_LABEL = 5.0, 14.0, 8.0
 STEPS = "attack steps"  # what a chart is over, if nothing else is said
 STYLES = 6  # colours, dashes and markers in style.css.j2; the styles repeat after that
 
@@ -142,13 +142,17 @@ def _band(marks: Sequence[Mark]) -> str:
 
 
 def _spread(lines: Sequence[Line], bottom: float) -> list[Line]:
-    """The lines with their end labels moved apart, from the lowest upwards."""
+    """The lines with their end labels moved apart: from the lowest upwards, then down again from the picture's top."""
     spread, floor = {}, bottom
     for line in sorted(lines, key=lambda one: -one.end_y):
         floor = min(line.end_y, floor)
         spread[id(line)] = floor
         floor -= _LABEL_GAP
-    return [replace(line, end_y=max(spread[id(line)], 8.0)) for line in lines]
+    ceiling = _HIGHEST_LABEL
+    for line in sorted(lines, key=lambda one: spread[id(one)]):
+        spread[id(line)] = max(spread[id(line)], ceiling)
+        ceiling = spread[id(line)] + _LABEL_GAP
+    return [replace(line, end_y=spread[id(line)]) for line in lines]
 
 
 def _ticks(highest: float) -> list[float]:
