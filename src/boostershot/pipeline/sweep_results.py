@@ -275,13 +275,16 @@ def _compare(items: Sequence[dict[str, Any]], swept: Swept, reference: str | Non
     """Add `minus_reference`: the worst cases against that of the reference's, each at its own worst attack.
 
     The bound is relative to each model's own best, so `but` tells what of the task and of coherence the model has less
-    than the reference. `outside` are the two's whose attack does not stay within the bound when it is run again.
+    than the reference. `outside` are the two's whose attack does not stay within the bound when it is run again; where
+    that is not known of one there is no comparison.
     """
     by_label = {item["defense"]: item for item in items}
     for item in items:
         theirs = by_label.get(reference or "")
         item["minus_reference"] = None
-        if theirs is None or theirs is item or not (item["winner"] and theirs["winner"]):
+        if theirs is None or theirs is item:
+            continue
+        if any(not one["winner"] or one["winner"]["within"] is None for one in (item, theirs)):
             continue
         read = partial(read_verdicts, swept.arms[0].stages.store.root / "stages")
         ours, others = ({row["seed"]: row for row in one["winner"]["seeds"]} for one in (item, theirs))

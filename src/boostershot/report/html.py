@@ -133,8 +133,8 @@ def _head(findings: Sequence[words.Finding]) -> tuple[Sequence[words.Finding], S
     """What the page opens with, and what is folded below it."""
     if len(findings) <= _FINDINGS_AT_HEAD:
         return findings, []
-    first = findings[0].setting
-    return [one for one in findings if one.setting == first], [one for one in findings if one.setting != first]
+    first = findings[0].attack
+    return [one for one in findings if one.attack == first], [one for one in findings if one.attack != first]
 
 
 def _caveats(run: Run, headline: Run) -> list[str]:

@@ -29,6 +29,7 @@ _NAMED = 4
 class Finding:
     """One defense against SFT under one attack: what was measured, where, and what it shows."""
 
+    attack: str
     sentence: str
     setting: str
     verdict: str
@@ -122,7 +123,7 @@ def findings(summary: Sequence[Item], methods: Mapping[str, str], comparisons: S
                 found += _finding(summary, comparisons, attack, defense, reference)
     if not found:
         found = [_alone(item, methods) for (_, attack), item in last_steps(summary).items() if attack in chosen]
-    nothing = Finding("No cell of this run was finished, so there is no answer.", "", "Nothing measured.", "open")
+    nothing = Finding("", "No cell of this run was finished, so there is no answer.", "", "Nothing measured.", "open")
     return found or [nothing]
 
 
@@ -248,7 +249,7 @@ def _finding(
     found: Item = here[0]["harmful_score"] if here and here[0]["attack_step"] == step else {}
     among = found.get("family", len(tested))
     verdict, tone = _judgement(minus, name(defense), name(reference), found.get("p_holm"), among)
-    return [Finding(f"{sentence}.", _setting(ours, theirs), verdict, tone)]
+    return [Finding(attack, f"{sentence}.", _setting(ours, theirs), verdict, tone)]
 
 
 def _judgement(minus: Item, defense: str, reference: str, p: float | None, among: int) -> tuple[str, str]:
@@ -292,7 +293,7 @@ def _alone(item: Item, methods: Mapping[str, str]) -> Finding:
     verdict = "There is no second defense to compare it with."
     if len(methods) > 1:
         verdict = "There is no SFT to compare it with after this attack; all pairs that can be compared are below."
-    return Finding(sentence, _setting(item), verdict, "open")
+    return Finding(item["attack"], sentence, _setting(item), verdict, "open")
 
 
 def _after(item: Item) -> str:
