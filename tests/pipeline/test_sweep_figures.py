@@ -83,6 +83,21 @@ def test_no_lead_over_a_reference_whose_attack_breaks_the_bound(monkeypatch, tmp
     assert found["booster"]["tone"] == "open"
 
 
+def test_nothing_is_held_against_a_reference_whose_loss_of_utility_is_not_known(monkeypatch, tmp_path):
+    """All fine-tuning of SFT gets the task right on dev and wrong on test, which is no accuracy to lose a share of."""
+
+    def outcome(asked):
+        useless = asked.defense == "sft" and asked.split == "test"
+        return 60.0, 0.0 if useless else 80.0, 1.0
+
+    defenses = {"sft": {"method": "sft"}, "booster": {"method": "booster", "lam": 5, "alpha": 0.1}}
+    found = {item["defense"]: item for item in swept(monkeypatch, tmp_path, outcome, {}, defenses=defenses)["defenses"]}
+    assert found["sft"]["winner"]["within"] is None
+    assert found["booster"]["winner"]["within"] is True
+    assert found["booster"]["minus_reference"] is None
+    assert "when run again:" not in found["booster"]["verdict"]
+
+
 @pytest.mark.parametrize(
     ("score", "accuracy", "degenerate", "said", "tone"),
     [

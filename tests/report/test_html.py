@@ -510,3 +510,12 @@ def test_many_findings_are_folded_but_for_the_first_attacks(make_run, count, sho
     if folded:
         counts = (f"{folded.count(f'verdict {tone}')} {tone}" for tone in ("better", "worse", "open"))
         assert folded.startswith(f"6 more, under the other attacks: {', '.join(counts)}</summary>")
+
+
+def test_findings_of_one_attack_stay_together_where_a_seed_of_one_failed(make_run):
+    attacks = {f"mix {n}": ("continue", 0.2) for n in range(4)}
+    defenses = {"sft": "sft", "booster": "booster", "vaccine": "vaccine"}
+    failed = ("vaccine", "mix 0", 1, 40)
+    page = written(make_run(steps=(40,), seeds=(0, 1), attacks=attacks, defenses=defenses, fail=failed))
+    shown_at_once, _, folded = page[: page.index("<nav")].partition("<details><summary>")
+    assert (shown_at_once.count("After 40 attack steps"), folded.count("After 40 attack steps")) == (2, 6)
