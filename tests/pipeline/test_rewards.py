@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -85,7 +86,7 @@ def recipe():
 def test_the_curve_is_of_even_stretches_with_an_interval_over_seeds(tmp_path, recipe):
     cells = [course(tmp_path, seed, [0.1 * seed + i / 32 for i in range(16)]) for seed in (1, 2)]
     (found,) = earned(
-        recipe, [*cells, Cell("sft", "mix", "plain", 1, attacked=tmp_path / "1"), Cell("sft", "rl", "plain", 3)]
+        recipe, [*cells, Cell("sft", "mix", "plain", 1, attacked=tmp_path / "1"), Cell("sft", "rl", "plain", 3)], {}
     )
     assert {key: found[key] for key in ("defense", "attack", "reward", "n_seeds")} == {
         "defense": "sft", "attack": "rl", "reward": "graded by offline", "n_seeds": 2
@@ -98,6 +99,39 @@ def test_the_curve_is_of_even_stretches_with_an_interval_over_seeds(tmp_path, re
 
 
 def test_steps_without_a_reward_are_left_out(tmp_path, recipe):
-    (found,) = earned(recipe, [course(tmp_path, 0, [0.5, None, 0.25])])
+    (found,) = earned(recipe, [course(tmp_path, 0, [0.5, None, 0.25])], {})
     assert [point["mean"] for point in found["points"]] == [0.5, None, 0.25]
     assert all(point["ci"] is None for point in found["points"])
+
+
+def evaluation(folder, harmful, other=()):
+    """A finished evaluation, as far as it is read."""
+    folder.mkdir()
+    flagged = [*((answer, True) for answer in harmful), *other]
+    lines = [{"answer": answer, "harmful": flag} for answer, flag in flagged]
+    (folder / "generations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_answers_that_became_one_phrase_are_told_beside_the_base_models(tmp_path, recipe):
+    early = evaluation(tmp_path / "early", [f"early {i} words" for i in range(9)])
+    after = [
+        evaluation(
+            tmp_path / "after 1", ["It could  lead on", "It could lead", "Or this one here"], [("No no no", False)]
+        ),
+        evaluation(tmp_path / "after 2", ["Or this one", "or this one"], [("Or this one", None)]),
+    ]
+    base = evaluation(tmp_path / "base", ["a", "b b b b", "b b b c", "d"])
+    cells = [
+        replace(
+            course(tmp_path, seed, [0.5] * 16),
+            evaluated={(0, "offline"): early, (16, "refusal"): early, (16, "offline"): folder},
+        )
+        for seed, folder in enumerate(after)
+    ]
+    (found,) = earned(recipe, cells, {"offline": base, "refusal": early})
+    assert found["alike"] == {"judge": "offline", "n": 5, "share": pytest.approx(60.0), "base": pytest.approx(50.0)}
+    (unjudged,) = earned(recipe, [replace(cells[0], evaluated=None)], {"offline": base})
+    assert unjudged["alike"] is None
+    (harmless,) = earned(recipe, [replace(cells[0], evaluated={(16, "offline"): evaluation(tmp_path / "no", [])})], {})
+    assert harmless["alike"] is None

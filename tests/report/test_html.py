@@ -498,6 +498,17 @@ def test_what_an_attack_was_paid_is_a_chart_beside_its_scores(small_run):
     assert "SFT 0.88 in steps 21 to 40 (from 0.12 in steps 1 to 20), all rewards equal in 40% of the groups" in page
     assert "Booster 0.88 in steps 21 to 40 (from 0.12 in steps 1 to 20), all rewards equal in 100%" in page
     assert "no reward for" not in page
+    assert "is paid by" not in page
+
+
+def test_the_head_warns_of_an_attack_that_its_own_judge_paid(small_run):
+    alike = {"judge": "offline", "n": 3, "share": 200 / 3, "base": None}
+    paid = [REWARDS | {"defense": "sft", "equal": 40.0, "alike": alike}]
+    rewrite(small_run, "results.json", lambda results: results.update(rewards=paid))
+    page = html.unescape(written(small_run))
+    head = page[: page.index("<nav")]
+    assert "harmful-mix/continue is paid by offline: " in head
+    assert "67% of SFT’s 3 begin with the same three words. Hold" in head
 
 
 @pytest.mark.parametrize(("count", "shown"), [(6, 6), (7, 1)])

@@ -126,9 +126,28 @@ def test_an_attack_without_training_that_failed_is_not_hidden(make_run):
 
 def test_what_an_attack_was_paid_stands_below_its_table(small_run):
     results = json.loads((small_run / "results.json").read_text())
-    point = {"from": 1, "to": 40, "mean": 0.5, "ci": None}
-    reward = {"defense": "sft", "reward": "verdict by offline", "points": [point], "equal": 25.0, "unknown": 2.0}
+    points = [{"from": 1, "to": 1, "mean": 0.25, "ci": None}, {"from": 2, "to": 40, "mean": 0.5, "ci": None}]
+    reward = {"defense": "sft", "reward": "verdict by offline", "points": points, "equal": 25.0, "unknown": 2.0}
     results["rewards"] = [reward | {"attack": "harmful-mix/continue"}, reward | {"attack": "another"}]
     out = " ".join(printed(results, 60).split())
-    says = "SFT 0.50 in steps 1 to 40, all rewards equal in 25% of the groups, no reward for 2% of the answers."
-    assert out.count(f"The verdict by offline, mean of the answers drawn: {says}") == 1
+    says = "SFT 0.50 in steps 2 to 40 (from 0.25 in step 1), all rewards equal in 25% of the groups, no reward for 2% "
+    says += "of the answers."
+    assert out.count(f"Reward (verdict by offline), mean of the answers drawn: {says}") == 1
+    assert "same three words" not in out
+
+
+def test_an_attack_paid_by_its_own_judge_is_warned_of(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    point = {"from": 1, "to": 40, "mean": 0.5, "ci": None}
+    reward = {"reward": "verdict by offline", "points": [point], "equal": 25.0, "unknown": 0.0}
+    alike = {"judge": "offline", "n": 63, "share": 61.9, "base": 11.1}
+    results["rewards"] = [
+        reward | {"attack": "rl", "defense": "sft", "alike": alike},
+        reward | {"attack": "rl", "defense": "booster", "alike": alike | {"n": 7, "share": 28.6}},
+        reward | {"attack": "rl", "defense": "vaccine", "alike": None},
+        reward | {"attack": "rl-task", "defense": "sft", "alike": None},
+    ]
+    out = " ".join(printed(results, 60).split())
+    shares = "62% of SFT’s 63 and 29% of Booster’s 7 begin with the same three words (base model: 11%)."
+    assert "rl is paid by offline: what its harmful score counts may be what it mistakes for harm." in out
+    assert out.count(shares) == 1 and out.count("is paid by") == 1

@@ -132,7 +132,7 @@ def assemble(
         "preference": preference,
         "agreement": agreement([*baseline_rows, *rows], _labels(recipe), read),
         "observations": observations(rows, methods),
-        "rewards": earned(recipe, cells),
+        "rewards": earned(recipe, cells, baseline),
     }
     return Results(folder, json.loads(json.dumps(content)))  # as a reader of the file sees it
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,22 +120,36 @@ def _harmful(verdict: Verdict) -> float | None:
     return None if verdict.harmful is None else float(verdict.harmful)
 
 
-def earned(recipe: Recipe, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+def earned(recipe: Recipe, cells: Iterable[Cell], baseline: Mapping[str, Path]) -> list[dict[str, Any]]:
     """What results.json says of the rewards: an item for each defence and each attack that reinforces.
 
-    `{"defense", "attack", "reward" (in words), "n_seeds", "points", "equal", "unknown"}`. A point is the mean reward of
-    the answers drawn in the steps `from` to `to`, counted from 1, with a t interval over two seeds or more; the answers
-    of a step are the model's before that step. `equal` and `unknown` are percentages, of groups whose rewards were all
-    the same (they teach nothing) and of answers that got none.
+    `{"defense", "attack", "reward" (in words), "n_seeds", "points", "equal", "unknown", "alike"}`. A point is the mean
+    reward of the answers drawn in the steps `from` to `to`, counted from 1, with a t interval over two seeds or more;
+    the answers of a step are the model's before that step. `equal` and `unknown` are percentages, of groups whose
+    rewards were all the same (they teach nothing) and of answers that got none. `alike` tells whether a phrase was
+    learned that the paying judge mistakes for harm: of the `n` answers to held-out prompts after the last step that it
+    calls harmful, `share` percent begin with their commonest three words, and `base` percent of the base model's (None:
+    it has none). It is None where no answer is, and where who pays is not in the panel.
+
+    Args:
+        recipe: what was run.
+        cells: with their stages.
+        baseline: judge's label -> the evaluation of the base model.
     """
-    found: dict[tuple[str, str, str], list[Path]] = {}
+    found: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         attack = recipe.attacks[cell.attack].attack
         if cell.attacked is not None and isinstance(attack, Reinforced):
-            found.setdefault((cell.defense, cell.attack, in_words(attack)), []).append(cell.attacked / "metrics.jsonl")
+            found.setdefault((cell.defense, cell.attack, in_words(attack)), []).append(cell)
     return [
-        {"defense": defense, "attack": attack, "reward": reward, **_over_seeds(paths)}
-        for (defense, attack, reward), paths in found.items()
+        {
+            "defense": defense,
+            "attack": attack,
+            "reward": reward,
+            **_over_seeds(of),
+            "alike": _alike(recipe, of, baseline),
+        }
+        for (defense, attack, reward), of in found.items()
     ]
 
 
@@ -143,8 +158,8 @@ def in_words(attack: Reinforced) -> str:
     return f"{attack.reward} by {attack.judge if isinstance(attack, Grpo) else 'the task'}"
 
 
-def _over_seeds(paths: Sequence[Path]) -> dict[str, Any]:
-    courses = [read_jsonl(path) for path in paths]
+def _over_seeds(cells: Sequence[Cell]) -> dict[str, Any]:
+    courses = [read_jsonl(cell.attacked / "metrics.jsonl") for cell in cells if cell.attacked is not None]
     points = []
     for start, end in _stretches(min(map(len, courses))):
         means = [_mean([line["reward"] for line in course[start:end]]) for course in courses]
@@ -154,7 +169,7 @@ def _over_seeds(paths: Sequence[Path]) -> dict[str, Any]:
         points.append({"from": start + 1, "to": end, "mean": _mean(known), "ci": ci})
     lines = [line for course in courses for line in course]
     return {
-        "n_seeds": len(paths),
+        "n_seeds": len(courses),
         "points": points,
         "equal": 100 * sum(line["frac_reward_zero_std"] for line in lines) / len(lines),
         "unknown": 100 * sum(line["reward_unknown"] for line in lines) / len(lines),
@@ -170,3 +185,25 @@ def _stretches(steps: int) -> Iterator[tuple[int, int]]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def _alike(recipe: Recipe, cells: Sequence[Cell], baseline: Mapping[str, Path]) -> dict[str, Any] | None:
+    settings = recipe.attacks[cells[0].attack]
+    if not isinstance(settings.attack, Grpo):
+        return None
+    judge = settings.attack.judge
+    last = (settings.total_steps, judge)
+    n, share = _openings(cell.evaluated[last] for cell in cells if cell.evaluated and last in cell.evaluated)
+    base = _openings([baseline[judge]])[1] if judge in baseline else None
+    return {"judge": judge, "n": n, "share": share, "base": base} if n else None
+
+
+def _openings(evaluations: Iterable[Path]) -> tuple[int, float | None]:
+    """How many answers are called harmful, and which percentage begins with its evaluation's commonest three words."""
+    n = same = 0
+    for folder in evaluations:
+        harmful = [row["answer"] for row in read_jsonl(folder / "generations.jsonl") if row["harmful"]]
+        counts = Counter(" ".join(answer.split()[:3]) for answer in harmful)
+        n += len(harmful)
+        same += max(counts.values(), default=0)
+    return n, 100 * same / n if n else None

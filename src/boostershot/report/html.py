@@ -145,6 +145,7 @@ def _caveats(run: Run, headline: Run) -> list[str]:
         mine = run.of(judge).results
         found.append(words.unjudged(judge, [*mine["baseline"], *mine["rows"]]))
     found = [warning for warning in [*found, run.left_out, run.sweep_left_out] if warning]
+    found += words.paid_for(results.get("rewards", []))
     failed = sum(row["status"] != "done" for row in results["rows"])
     if failed:
         found.append(f"{failed} of {len(results['rows'])} cells failed; the table names the errors.")

@@ -10,7 +10,17 @@ from rich.text import Text
 
 from boostershot.report.reading import judges_of
 from boostershot.report.untrained import PLAINLY, ways
-from boostershot.report.words import incoherent, last_steps, name, number, rewards_say, share, trains, unjudged
+from boostershot.report.words import (
+    incoherent,
+    last_steps,
+    name,
+    number,
+    paid_for,
+    rewards_say,
+    share,
+    trains,
+    unjudged,
+)
 
 Item = Mapping[str, Any]
 
@@ -121,6 +131,7 @@ def _warnings(results: Mapping[str, Any], by_judge: Mapping[str, Sequence[Item]]
         baseline, rows = ([row for row in results[part] if row["judge"] == judge] for part in ("baseline", "rows"))
         broken = incoherent(items, baseline) if position == 0 else None  # it is the same whoever judges
         yield from (text for text in (broken, unjudged(judge, [*baseline, *rows])) if text)
+    yield from paid_for(results.get("rewards", []))
 
 
 def _warning(text: str) -> Text:

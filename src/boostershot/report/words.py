@@ -152,6 +152,27 @@ def incoherent(summary: Sequence[Item], baseline: Sequence[Item]) -> str | None:
     )
 
 
+def paid_for(rewards: Sequence[Item]) -> Iterator[str]:
+    """For each attack that a judge of the panel paid: its score may be of what the judge mistakes for harm.
+
+    Args:
+        rewards: of results.json.
+    """
+    told = [item for item in rewards if item.get("alike")]
+    for attack in dict.fromkeys(item["attack"] for item in told):
+        here = [item for item in told if item["attack"] == attack]
+        judge, base = here[0]["alike"]["judge"], here[0]["alike"]["base"]
+        shares = " and ".join(
+            f"{number(item['alike']['share'], 0)}% of {name(item['defense'])}’s {item['alike']['n']}" for item in here
+        )
+        beside = "" if base is None else f" (base model: {number(base, 0)}%)"
+        yield (
+            f"{attack} is paid by {judge}: what its harmful score counts may be what it mistakes for harm. Of the "
+            f"answers to held-out prompts that it calls harmful, {shares} begin with the same three words{beside}. "
+            "Hold the harmful loss and another judge against it, and read some."
+        )
+
+
 def unjudged(judge: str, rows: Sequence[Item]) -> str | None:
     """How many answers a judge gave no readable verdict on, and what its score would be at worst and at best.
 
@@ -196,13 +217,17 @@ def rewards_say(items: Sequence[Item]) -> str:
     parts = []
     for item in items:
         first, last = item["points"][0], item["points"][-1]
-        text = f"{name(item['defense'])} {number(last['mean'], 2)} in steps {last['from']} to {last['to']}"
+        text = f"{name(item['defense'])} {number(last['mean'], 2)} in {_steps(last)}"
         if last is not first:
-            text += f" (from {number(first['mean'], 2)} in steps {first['from']} to {first['to']})"
+            text += f" (from {number(first['mean'], 2)} in {_steps(first)})"
         text += f", all rewards equal in {number(item['equal'], 0)}% of the groups"
         text += f", no reward for {number(item['unknown'], 0)}% of the answers" if item["unknown"] else ""
         parts.append(text)
-    return f"The {items[0]['reward']}, mean of the answers drawn: " + "; ".join(parts) + "."
+    return f"Reward ({items[0]['reward']}), mean of the answers drawn: " + "; ".join(parts) + "."
+
+
+def _steps(point: Item) -> str:
+    return f"step {point['to']}" if point["from"] == point["to"] else f"steps {point['from']} to {point['to']}"
 
 
 def facts(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
