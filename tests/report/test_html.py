@@ -509,6 +509,14 @@ def test_the_head_warns_of_an_attack_that_its_own_judge_paid(small_run):
     head = page[: page.index("<nav")]
     assert "harmful-mix/continue is paid by offline: " in head
     assert "67% of SFT’s 3 begin with the same three words. Hold" in head
+    assert (
+        " points against SFT by offline, which is also what paid the attack, so that this alone does not show" in head
+    )
+    assert 'class="verdict open"' in head and "Booster helps: " not in head
+    alike["judge"] = "another"  # of the panel, and not the one of the headline
+    rewrite(small_run, "results.json", lambda results: results.update(rewards=paid))
+    page = html.unescape(written(small_run))
+    assert "is paid by another: " in page and "Booster helps: " in page[: page.index("<nav")]
 
 
 @pytest.mark.parametrize(("count", "shown"), [(6, 6), (7, 1)])

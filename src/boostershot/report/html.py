@@ -87,7 +87,7 @@ def _content(run: Run, redact: bool) -> dict[str, Any]:
     # Cells that are compared stand together: attack by attack, step by step.
     summary = sorted(summary, key=lambda item: (attacks.index(item["attack"]), item["attack_step"]))
     rows = [*results["baseline"], *results["rows"]]
-    findings, folded = _head(words.findings(summary, run.methods, results["comparisons"]))
+    findings, folded = _head(words.findings(summary, run.methods, results["comparisons"], results.get("rewards", [])))
     return {
         "name": results["recipe"],
         "preference": results.get("preference"),

@@ -104,11 +104,14 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def findings(summary: Sequence[Item], methods: Mapping[str, str], comparisons: Sequence[Item] = ()) -> list[Finding]:
+def findings(
+    summary: Sequence[Item], methods: Mapping[str, str], comparisons: Sequence[Item] = (), rewards: Sequence[Item] = ()
+) -> list[Finding]:
     """One finding for each defense and mixed attack (else the attack with the most harmful rows, of those that train).
 
     Args:
-        summary, comparisons: as in results.json; a difference whose corrected p-value is not small is not shown.
+        summary, comparisons, rewards: as in results.json; a difference whose corrected p-value is not small is not
+            shown, and one by the judge that paid for the attack stays open.
         methods: defense label -> method name.
     """
     reference = next((label for label, method in methods.items() if method == "sft"), None)
@@ -116,11 +119,12 @@ def findings(summary: Sequence[Item], methods: Mapping[str, str], comparisons: S
     attacks = {item["attack"]: item["p"] for item in trained or summary}
     mixed = [attack for attack, p in attacks.items() if p is not None and 0 < p < 1]
     chosen = mixed or sorted(attacks, key=lambda attack: -(attacks[attack] or 0))[:1]
+    payers = {item["attack"]: item["alike"]["judge"] for item in rewards if item.get("alike")}
     found = []
     for attack in chosen:
         for defense in methods:
             if defense != reference:
-                found += _finding(summary, comparisons, attack, defense, reference)
+                found += _finding(summary, comparisons, attack, defense, reference, payers.get(attack))
     if not found:
         found = [_alone(item, methods) for (_, attack), item in last_steps(summary).items() if attack in chosen]
     nothing = Finding("", "No cell of this run was finished, so there is no answer.", "", "Nothing measured.", "open")
@@ -250,7 +254,12 @@ def _ends(items: Iterable[Item], figure: str) -> Iterator[tuple[Item, Item]]:
 
 
 def _finding(
-    summary: Sequence[Item], comparisons: Sequence[Item], attack: str, defense: str, reference: str | None
+    summary: Sequence[Item],
+    comparisons: Sequence[Item],
+    attack: str,
+    defense: str,
+    reference: str | None,
+    payer: str | None,
 ) -> list[Finding]:
     """The comparison at the last step that both sides finished; empty where there is none.
 
@@ -273,11 +282,14 @@ def _finding(
     here = [o for o in tested if o["attack"] == attack and {o["a"], o["b"]} == {defense, reference}]
     found: Item = here[0]["harmful_score"] if here and here[0]["attack_step"] == step else {}
     among = found.get("family", len(tested))
-    verdict, tone = _judgement(minus, name(defense), name(reference), found.get("p_holm"), among)
+    paying = payer if payer == ours["judge"] else None
+    verdict, tone = _judgement(minus, name(defense), name(reference), found.get("p_holm"), among, paying)
     return [Finding(attack, f"{sentence}.", _setting(ours, theirs), verdict, tone)]
 
 
-def _judgement(minus: Item, defense: str, reference: str, p: float | None, among: int) -> tuple[str, str]:
+def _judgement(
+    minus: Item, defense: str, reference: str, p: float | None, among: int, payer: str | None
+) -> tuple[str, str]:
     score = minus.get("harmful_score")
     if score is None or score["ci"] is None:
         return f"No interval for the difference, so this run does not show whether {defense} helps.", "open"
@@ -288,6 +300,9 @@ def _judgement(minus: Item, defense: str, reference: str, p: float | None, among
     if p is not None and p > _ALPHA:
         corrected = f"corrected for {among} comparison{'s' if among > 1 else ''}, p = {p_value(p)}"
         return f"No difference shown: {points} to {reference}, but {corrected}.", "open"
+    if payer:
+        said = f"{points} against {reference} by {payer}, which is also what paid the attack"
+        return f"Open: {said}, so that this alone does not show whether {defense} helps.", "open"
     if low > 0:
         return f"{defense} does not help here, it is worse: {points} against {reference}.", "worse"
     if but := caveats(minus):
