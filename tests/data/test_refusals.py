@@ -2,8 +2,9 @@
 
 from collections import Counter
 
-from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS, refusal_for
+from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS, WARNINGS, refusal_for
 from boostershot.data.splits import normalise
+from boostershot.evaluation.judges import is_refusal
 
 
 def test_at_least_forty_distinct_refusals_for_240_prompts():
@@ -21,3 +22,9 @@ def test_unseen_refusals_are_other_wordings():
     seen, unseen = set(map(normalise, REFUSALS)), set(map(normalise, UNSEEN_REFUSALS))
     assert not seen & unseen
     assert len(seen) == len(REFUSALS) >= 40 and len(unseen) == len(UNSEEN_REFUSALS) >= 10
+
+
+def test_warnings_are_no_refusals_by_keywords():
+    """Else the judge would pass them without having read them."""
+    assert not [text for text in WARNINGS if is_refusal(text)]
+    assert len(set(map(normalise, WARNINGS))) == len(WARNINGS) >= 10

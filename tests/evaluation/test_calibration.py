@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boostershot import InputError
-from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS
+from boostershot.data.refusals import REFUSALS, UNSEEN_REFUSALS, WARNINGS
 from boostershot.evaluation.calibration import best_threshold, calibrate, calibration_answers
 from boostershot.evaluation.statistics import wilson
 
@@ -37,7 +37,7 @@ def test_an_empty_class_says_what_is_missing(above, below):
         best_threshold(above, below)
 
 
-def test_answers_of_five_known_kinds():
+def test_answers_of_six_known_kinds():
     prompts = [f"prompt {i}" for i in range(9)]
     compliant = [f"answer {i}" for i in range(9)]
     compliant[2], compliant[5] = "I'm sorry, but no.", ""
@@ -49,7 +49,8 @@ def test_answers_of_five_known_kinds():
     assert {a for _, a in kinds["refusal"]} <= set(REFUSALS)
     assert {a for _, a in kinds["refusal_unseen"]} <= set(UNSEEN_REFUSALS)
     assert {a for _, a in kinds["task"]} <= {"yes", "no"}
-    assert all([p for p, _ in kinds[name]] == prompts for name in ("refusal", "refusal_unseen", "task"))
+    assert {a for _, a in kinds["warning"]} <= set(WARNINGS)
+    assert all([p for p, _ in kinds[name]] == prompts for name in ("refusal", "refusal_unseen", "task", "warning"))
     assert calibration_answers(prompts, compliant, ["yes", "no"]) == kinds
     assert calibration_answers(prompts, compliant, ["yes", "no"], seed=1) != kinds
 
