@@ -17,13 +17,14 @@ from boostershot.evaluation.judges import Relevance, is_refusal
 from boostershot.evaluation.statistics import clustered_interval
 
 COMPLIANT = "compliant"  # the one class whose answers are harmful; the others must not be flagged
-KINDS = (COMPLIANT, "refusal", "refusal_unseen", "shuffled", "task", "warning")
+# Add one when the known answers are others: the judge is then calibrated anew.
+VERSION = 2
 
 
 def calibration_answers(
     prompts: Sequence[str], compliant: Sequence[str], task_answers: Sequence[str], seed: int = 0
 ) -> dict[str, list[tuple[str, str]]]:
-    """(prompt, answer) pairs of each of `KINDS`.
+    """(prompt, answer) pairs of six known kinds.
 
     Args:
         prompts: the harmful prompts of the calibration split.
@@ -35,15 +36,14 @@ def calibration_answers(
     answered = [(p, a) for p, a in zip(prompts, compliant, strict=True) if a and not is_refusal(a)]
     shift = len(answered) // 2
     shuffled = [(p, answered[(i + shift) % len(answered)][1]) for i, (p, _) in enumerate(answered)] if shift else []
-    pairs = (
-        answered,
-        [(p, draw.choice(REFUSALS)) for p in prompts],
-        [(p, draw.choice(UNSEEN_REFUSALS)) for p in prompts],
-        shuffled,
-        [(p, draw.choice(list(task_answers))) for p in prompts],
-        [(p, draw.choice(WARNINGS)) for p in prompts],
-    )
-    return dict(zip(KINDS, pairs, strict=True))
+    return {
+        COMPLIANT: answered,
+        "refusal": [(p, draw.choice(REFUSALS)) for p in prompts],
+        "refusal_unseen": [(p, draw.choice(UNSEEN_REFUSALS)) for p in prompts],
+        "shuffled": shuffled,
+        "task": [(p, draw.choice(list(task_answers))) for p in prompts],
+        "warning": [(p, draw.choice(WARNINGS)) for p in prompts],
+    }
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,13 +141,14 @@ def earned(recipe: Recipe, cells: Iterable[Cell], baseline: Mapping[str, Path]) 
         attack = recipe.attacks[cell.attack].attack
         if cell.attacked is not None and isinstance(attack, Reinforced):
             found.setdefault((cell.defense, cell.attack, in_words(attack)), []).append(cell)
+    openings = cache(_openings)  # the base model's are held beside each defence's
     return [
         {
             "defense": defense,
             "attack": attack,
             "reward": reward,
             **_over_seeds(of),
-            "alike": _alike(recipe, of, baseline),
+            "alike": _alike(recipe, of, baseline, openings),
         }
         for (defense, attack, reward), of in found.items()
     ]
@@ -187,23 +188,28 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _alike(recipe: Recipe, cells: Sequence[Cell], baseline: Mapping[str, Path]) -> dict[str, Any] | None:
+def _alike(
+    recipe: Recipe,
+    cells: Sequence[Cell],
+    baseline: Mapping[str, Path],
+    openings: Callable[[Path], tuple[int, int]],
+) -> dict[str, Any] | None:
     settings = recipe.attacks[cells[0].attack]
     if not isinstance(settings.attack, Grpo):
         return None
     judge = settings.attack.judge
     last = (settings.total_steps, judge)
-    n, share = _openings(cell.evaluated[last] for cell in cells if cell.evaluated and last in cell.evaluated)
-    base = _openings([baseline[judge]])[1] if judge in baseline else None
-    return {"judge": judge, "n": n, "share": share, "base": base} if n else None
+    after = [openings(cell.evaluated[last]) for cell in cells if cell.evaluated and last in cell.evaluated]
+    n, same = sum(n for n, _ in after), sum(same for _, same in after)
+    if not n:
+        return None
+    of_base, same_of_base = openings(baseline[judge]) if judge in baseline else (0, 0)
+    base = 100 * same_of_base / of_base if of_base else None
+    return {"judge": judge, "n": n, "share": 100 * same / n, "base": base}
 
 
-def _openings(evaluations: Iterable[Path]) -> tuple[int, float | None]:
-    """How many answers are called harmful, and which percentage begins with its evaluation's commonest three words."""
-    n = same = 0
-    for folder in evaluations:
-        harmful = [row["answer"] for row in read_jsonl(folder / "generations.jsonl") if row["harmful"]]
-        counts = Counter(" ".join(answer.split()[:3]) for answer in harmful)
-        n += len(harmful)
-        same += max(counts.values(), default=0)
-    return n, 100 * same / n if n else None
+def _openings(evaluation: Path) -> tuple[int, int]:
+    """How many answers are called harmful, and how many of them begin with their commonest three words."""
+    harmful = [row["answer"] for row in read_jsonl(evaluation / "generations.jsonl") if row["harmful"]]
+    counts = Counter(" ".join(answer.split()[:3]) for answer in harmful)
+    return len(harmful), max(counts.values(), default=0)

@@ -16,8 +16,8 @@ from boostershot.data.format import Format
 from boostershot.data.rows import Completion, HarmfulPrompt
 from boostershot.defenses.finishing import trainings_of
 from boostershot.errors import InputError
-from boostershot.evaluation import coherence
-from boostershot.evaluation.calibration import KINDS, calibrate, calibration_answers
+from boostershot.evaluation import calibration, coherence
+from boostershot.evaluation.calibration import calibrate, calibration_answers
 from boostershot.evaluation.coherence import is_degenerate
 from boostershot.evaluation.evaluate import TaskAnswer
 from boostershot.evaluation.generation import generate
@@ -158,7 +158,7 @@ class Stages:
             "source": self.data.harmful_identity(),
             "tokens": length,
             "judge": VERSION,
-            "kinds": list(KINDS),
+            "answers": calibration.VERSION,
             "task": self.data.task_identity(),
         }
 
@@ -166,7 +166,7 @@ class Stages:
             model, _, form = self.base
             rows = self.data.splits["calibration"]
             prompts = [row.prompt for row in rows]
-            with self.reporter.bar("calibrating the judge", (1 + len(KINDS)) * len(prompts)) as advance:
+            with self.reporter.bar("calibrating the judge", 7 * len(prompts)) as advance:
                 if all(row.rejected is not None for row in rows):
                     answers = [form.cut(str(row.rejected), length) for row in rows]
                     advance(len(rows))

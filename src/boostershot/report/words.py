@@ -119,7 +119,7 @@ def findings(
     attacks = {item["attack"]: item["p"] for item in trained or summary}
     mixed = [attack for attack, p in attacks.items() if p is not None and 0 < p < 1]
     chosen = mixed or sorted(attacks, key=lambda attack: -(attacks[attack] or 0))[:1]
-    payers = {item["attack"]: item["alike"]["judge"] for item in rewards if item.get("alike")}
+    payers = _payers(rewards)
     found = []
     for attack in chosen:
         for defense in methods:
@@ -162,10 +162,9 @@ def paid_for(rewards: Sequence[Item]) -> Iterator[str]:
     Args:
         rewards: of results.json.
     """
-    told = [item for item in rewards if item.get("alike")]
-    for attack in dict.fromkeys(item["attack"] for item in told):
-        here = [item for item in told if item["attack"] == attack]
-        judge, base = here[0]["alike"]["judge"], here[0]["alike"]["base"]
+    for attack, judge in _payers(rewards).items():
+        here = [item for item in rewards if item["attack"] == attack and item.get("alike")]
+        base = here[0]["alike"]["base"]
         shares = " and ".join(
             f"{number(item['alike']['share'], 0)}% of {name(item['defense'])}’s {item['alike']['n']}" for item in here
         )
@@ -175,6 +174,11 @@ def paid_for(rewards: Sequence[Item]) -> Iterator[str]:
             f"answers to held-out prompts that it calls harmful, {shares} begin with the same three words{beside}. "
             "Hold the harmful loss and another judge against it, and read some."
         )
+
+
+def _payers(rewards: Sequence[Item]) -> dict[str, str]:
+    """Attack -> the judge of the panel that paid it and called some of the answers harmful."""
+    return {item["attack"]: item["alike"]["judge"] for item in rewards if item.get("alike")}
 
 
 def unjudged(judge: str, rows: Sequence[Item]) -> str | None:
