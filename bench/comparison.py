@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from boostershot.errors import InputError
 from boostershot.evaluation.statistics import holm, ratio_interval
@@ -101,11 +104,18 @@ def search_page(record: Record, labels: Sequence[str]) -> str:
             lines.append(_trial("sft", "", shown))
         chosen = choose(entry)
         for values, figures in zip(entry["of"], entry["figures"], strict=True):
-            setting = ", ".join(f"{key} {value}" for key, value in values.items() if key != "method") or "as published"
+            setting = _setting(values)
             lines.append(_trial(label, f"**{setting}**" if values == chosen else setting, figures))
         if chosen is None:
             lines.append(f"| {label} | **no trial keeps ability: none is chosen** | | | | |")
     return "\n".join([*lines, ""])
+
+
+def _setting(values: Mapping[str, Any]) -> str:
+    """As bench/search.yaml has it."""
+    given = {key: value for key, value in values.items() if key != "method"}
+    text = yaml.safe_dump(given, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.strip().removeprefix("{").removesuffix("}") or "as published"
 
 
 def _trial(label: str, setting: str, figures: Mapping[str, float] | None) -> str:

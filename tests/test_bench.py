@@ -126,9 +126,18 @@ def test_the_search_page_shows_all_trials_the_chosen_one_bold_and_what_is_missin
     page = comparison.search_page(record, ["sam", "vaccine"])
     assert "30 prompts and 20 task rows" in page
     assert "| sft |  | 80 | 50 | 2.00 | 0 |" in page
-    assert "| sam | **rho 1** | 20 | 50 | 2.00 | 0 |" in page
-    assert "| sam | rho 2 | failed | failed | failed | failed |" in page
+    assert "| sam | **rho: 1** | 20 | 50 | 2.00 | 0 |" in page
+    assert "| sam | rho: 2 | failed | failed | failed | failed |" in page
     assert "Not measured yet: vaccine." in page
+
+
+def test_the_search_page_writes_settings_as_the_search_file_does(tmp_path):
+    record = comparison.Record(tmp_path / "record.json", settings())
+    tried = [{"method": "booster", "lam": 2.5, "lr": ["2e-4"], "schedule": {"every": 4}}, {"method": "booster"}]
+    record.add("booster", {"of": tried, "sft": figures(80.0), "figures": [figures(40.0), figures(50.0)]})
+    page = comparison.search_page(record, ["booster"])
+    assert "| booster | **lam: 2.5, lr: [2e-4], schedule: {every: 4}** |" in page
+    assert "| booster | as published |" in page
 
 
 def test_the_table_shows_means_intervals_and_what_failed(tmp_path):
