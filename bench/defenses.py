@@ -1,6 +1,6 @@
 """Compare all defences on the built-in model: search each one's hyper-parameters on dev, then measure on test.
 
-    python bench/defenses.py search [METHOD ...] [KEY=VALUE ...]   six trials a method, one seed
+    python bench/defenses.py search [METHOD ...] [KEY=VALUE ...]   bench/search.yaml, one seed
     python bench/defenses.py table  [LABEL ...] [KEY=VALUE ...]    the chosen settings, three seeds
 
 Without names, all that docs/defenses-search.json or docs/defenses.json does not hold yet, so that both go on where they
