@@ -166,7 +166,8 @@ class Stages:
             model, _, form = self.base
             rows = self.data.splits["calibration"]
             prompts = [row.prompt for row in rows]
-            with self.reporter.bar("calibrating the judge", 7 * len(prompts)) as advance:
+            # A prompt is answered once, and judged with an answer of each of six kinds.
+            with self.reporter.bar("calibrating the judge", (1 + 6) * len(prompts)) as advance:
                 if all(row.rejected is not None for row in rows):
                     answers = [form.cut(str(row.rejected), length) for row in rows]
                     advance(len(rows))
