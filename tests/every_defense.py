@@ -45,5 +45,10 @@ SETTINGS: dict[str, Defense] = {
     ),
     "booster(sam)": bs.Booster(lam=5, alpha=0.1, align=bs.SAM(rho=0.1)),
     "sam(booster)": bs.SAM(rho=0.1, align=bs.Booster(lam=5, alpha=0.1)),
+    "sam(booster, scheduled)": bs.SAM(rho=0.1, align=bs.Booster(alpha=0.1, schedule=TargetReduction(1.0, every=1))),
+    "antibody(t_vaccine)": bs.Antibody(alpha=0.1, align=bs.TVaccine(rho=2.0, layers=1, importance_every=1)),
+    "patcher(booster, scheduled)": bs.Patcher(
+        steps=(2,), round=1, lr=(1e-3,), batches=1, align=bs.Booster(alpha=0.1, schedule=TargetReduction(1.0, every=1))
+    ),
     "sam(sum)": bs.SAM(rho=0.1, align=bs.Sum({"b": bs.Booster(alpha=0.1), "a": bs.GradientAscent(bound=None)})),
 }

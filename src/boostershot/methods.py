@@ -60,8 +60,10 @@ def paper(source: str) -> str:
 
 def needs(defense: Defense) -> str:
     """The rows that must be there, in words."""
-    batches = defense.reads()
-    parts = [_ROWS[role] + (f" x{n}" if (n := batches.get(role, 1)) > 1 else "") for role in _needed(defense)]
+    batches, words = defense.reads(), dict(_ROWS)
+    if defense.answers() == "unrelated":
+        words["align"] = "harmful prompts"
+    parts = [words[role] + (f" x{n}" if (n := batches.get(role, 1)) > 1 else "") for role in _needed(defense)]
     return ", ".join(parts)
 
 

@@ -11,6 +11,10 @@ from test_naive_reference import MODELS, build
 
 import boostershot as bs
 from batches import random_batch, relative_difference
+from boostershot.core.batch import Rows
+from boostershot.core.oracle import Oracle
+from boostershot.core.step import Batch
+from boostershot.defenses import TargetReduction
 from tiny import tiny_gpt2
 
 ALIGN, HARMFUL = random_batch(seed=1), random_batch(seed=2)
@@ -123,3 +127,19 @@ def test_what_align_measures_is_told_of_the_home_weights():
     told = bs.defense_gradient(model, antibody, align=ALIGN, harmful=HARMFUL).metrics
     assert {key: told[key] for key in home} == home
     assert told["refusal_loss_moved"] != home["alignment_loss"]
+
+
+@pytest.mark.parametrize(
+    "align",
+    [
+        bs.Booster(alpha=ALPHA, schedule=TargetReduction(0.05, every=1)),
+        bs.TVaccine(layers=1, importance_every=1, sample_every=1),
+    ],
+    ids=["schedule", "shares"],
+)
+def test_what_align_steers_by_is_measured_at_the_home_weights(align):
+    alone, within = (Oracle(tiny_gpt2(std=0.2)) for _ in range(2))
+    rows = {"align": Rows.of(ALIGN), "harmful": Rows.of(HARMFUL), "dev": Rows.of(random_batch(seed=3))}
+    align.step(alone, Batch(**rows))
+    bs.Antibody(alpha=ALPHA, align=align).step(within, Batch(**rows))
+    assert alone.state and within.state == alone.state

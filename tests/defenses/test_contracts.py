@@ -1,6 +1,7 @@
 """What holds for every defence: nothing is left changed, every role counts, passes are as declared."""
 
 import dataclasses
+import math
 import random
 from dataclasses import dataclass
 
@@ -179,6 +180,22 @@ def test_what_is_within_decides_on_the_answers_that_are_aligned_on(name):
     outer = dataclasses.replace(typical(name), align=bs.SDD())
     assert outer.answers() == "unrelated"
     assert "general" in outer.needs()
+
+
+@pytest.mark.parametrize("name", bs.DEFENSES)
+def test_every_number_that_cannot_be_is_refused_by_name(name):
+    defense = typical(name)
+    for field in dataclasses.fields(defense):
+        value = getattr(defense, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float | tuple):
+            continue
+        for wrong in (-1, math.nan, math.inf):
+            if isinstance(value, tuple) and not isinstance(value[0], int | float):
+                continue
+            if wrong != -1 and isinstance(value[0] if isinstance(value, tuple) else value, int):
+                continue  # a whole number: the reader of recipes takes no other
+            with pytest.raises(ValueError, match=rf"^{name}: {field.name} is \[?{wrong}"):
+                dataclasses.replace(defense, **{field.name: (wrong,) if isinstance(value, tuple) else wrong})
 
 
 @every_defense

@@ -1,4 +1,4 @@
-"""Where Booster must become something simpler: lam = 0, alpha = 0, no harmful gradient, alpha -> 0."""
+"""Where a method must become something simpler: a weight or a length of 0, no harmful gradient, alpha -> 0."""
 
 import pytest
 import torch
@@ -30,8 +30,33 @@ def test_lam_and_alpha_do_change_the_gradient():
     assert step.metrics["harmful_loss_reduction"] > 0
 
 
-def test_lam_0_needs_no_harmful_rows():
-    bs.defense_gradient(tiny_llama(), bs.Booster(lam=0, alpha=0.1), align=ALIGN)
+@pytest.mark.parametrize(
+    "defense",
+    [
+        bs.Booster(lam=0, alpha=0.1),
+        bs.Vaccine(rho=0),
+        bs.TVaccine(rho=0, layers=1),
+        bs.RepNoise(alpha=0, beta=0),
+        bs.TAR(lam=0, retain=0, lr=1e-3),
+        bs.Lookahead(lam=0, alpha=0.1),
+        bs.SAM(rho=0),
+        bs.GradientAscent(lam=0),
+        bs.CTRAP(lam=0, alpha=0.1, token=4),
+        bs.Antibody(lam=0, lam_refuse=0, alpha=0.1),
+        bs.Antibody(lam_max=0, lam_refuse=0, alpha=0.1),
+        bs.Patcher(mix=0),
+        bs.CRL(benign=0, harmful=0, kl=0),
+        bs.SEAM(unlearn=0, beta=0),
+    ],
+    ids=lambda defense: type(defense).__name__,
+)
+def test_with_every_weight_at_0_it_is_sft_in_what_it_does_and_needs(defense):
+    model = tiny_gpt2(std=0.2, dropout=0.3)
+    sft = bs.defense_gradient(model, bs.SFT(), align=ALIGN)
+    step = bs.defense_gradient(model, defense, align=ALIGN)
+    assert step.loss == sft.loss
+    assert all(torch.equal(step.gradient[name], sft.gradient[name]) for name in sft.gradient)
+    assert (defense.cost, defense.reads(), defense.reads_layers) == (bs.SFT().cost, {"align": 1}, False)
 
 
 def test_a_zero_harmful_gradient_gives_sft_and_stays_finite():

@@ -117,6 +117,22 @@ def test_above_the_bound_the_harmful_loss_is_a_constant(bound):
         assert all(same) if loss > bound else not any(same)
 
 
+@pytest.mark.parametrize("kind", [bs.GradientAscent, partial(bs.Lookahead, alpha=ALPHA)], ids=["ascent", "lookahead"])
+def test_training_diverges_without_the_bound_and_not_with_it(kind):
+    losses = {}
+    for bound in (None, 8.0):
+        model, defense = tiny_gpt2(std=0.2), kind(lam=LAM, bound=bound)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(40):
+            step = bs.defense_gradient(model, defense, align=ALIGN, harmful=HARMFUL)
+            for name, param in model.named_parameters():
+                param.grad = step.gradient.get(name)
+            optimizer.step()
+        losses[bound] = step.metrics["harmful_loss"], step.metrics["alignment_loss"]
+    assert losses[None][0] > 5 * 8.0
+    assert losses[8.0][0] < 2 * 8.0 and losses[8.0][1] < 0.5
+
+
 @every_model
 @every_kind
 @pytest.mark.parametrize("inner", BATCHES)
@@ -167,8 +183,8 @@ def test_sam_on_a_quadratic():
     [
         ({"rho": -1.0}, "sam: rho is -1.0; expected a finite number, 0 or more"),
         ({"rho_per_weight": float("nan")}, "sam: rho_per_weight is nan"),
-        ({}, "sam takes exactly one of rho and rho_per_weight"),
-        ({"rho": 1.0, "rho_per_weight": 1.0}, "sam takes exactly one of rho and rho_per_weight"),
+        ({}, "sam: takes exactly one of rho and rho_per_weight"),
+        ({"rho": 1.0, "rho_per_weight": 1.0}, "sam: takes exactly one of rho and rho_per_weight"),
     ],
 )
 def test_sam_names_what_is_wrong(values, message):

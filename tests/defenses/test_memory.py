@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import boostershot as bs
 from batches import batch_of
+from boostershot.defenses.noise_and_distil import Distil
 from every_defense import SETTINGS
 from tiny import tiny_llama
 
@@ -94,6 +95,16 @@ def test_copies_of_shared_gradients_are_in_it():
         (4, bs.Sum({"ascent": ascent, "booster": booster, "again": booster})),  # both
         (2, bs.Antibody(alpha=0.1, lam_refuse=0)),
         (3, bs.Antibody(alpha=0.1, lam_refuse=0, align=booster)),
+        (5, bs.Antibody(alpha=0.1, align=booster)),
+        (4, bs.Booster(lam=1, alpha=0.2, align=bs.Patcher(steps=(3,), round=1, lr=(1e-3,), batches=2))),
     ):
         assert defense.cost.memory == expected
         assert beyond_sft(defense) == pytest.approx(expected, abs=0.05)
+
+
+def test_so_is_that_of_a_distillation_step():
+    model, _ = sft()
+    teacher = {name: param.detach().clone() for name, param in model.named_parameters()}
+    distil = Distil(teacher)
+    beside = distil.cost.memory - 1  # the teacher was there before
+    assert beside - 0.1 < beyond_sft(distil) < beside + 0.6

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from transformers import RwkvConfig, RwkvForCausalLM
 
 import boostershot as bs
 from boostershot.cli import call
@@ -176,6 +177,7 @@ def test_a_retrained_model_in_the_same_folder_is_another_model(folder):
         ("immunize.steps=true", "immunize.steps"),
         ("attacks.mix/continue.n=4000", "harmful rows; the data has"),
         ("data.task.source={folder}/two.jsonl", "test split is empty"),
+        ("defenses.d={{method: t_vaccine, layers: 3}}", "defenses.d: t_vaccine: layers is 3; this model has 2"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, results, capsys, setting, said):
@@ -184,6 +186,19 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, results, capsys, setting,
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert said in error
+
+
+def test_a_model_without_what_a_defence_works_on_is_one_line_and_exit_code_2(folder, capsys):
+    tokenizer = tiny_tokenizer(chat=True)
+    config = RwkvConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
+    for part in (RwkvForCausalLM(config), tokenizer):
+        part.save_pretrained(folder / "recurrent")
+    arguments = ["run", str(folder / "recipe.yaml"), "--out", str(folder / "third"), "--quiet"]
+    settings = [f"model.id={folder}/recurrent", "defenses={v: {method: vaccine}}"]
+    assert call([*arguments, *(part for setting in settings for part in ("--set", setting))]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "defenses.v: RwkvForCausalLM has no lists of 2 layers with attention" in error
 
 
 def test_a_folder_of_another_recipe_is_refused(folder, results, capsys):

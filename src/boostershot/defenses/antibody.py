@@ -39,11 +39,12 @@ class Antibody(Defense):
         title="Antibody (alignment stage)",
         source="arXiv:2603.00498 (ICLR 2026), alignment stage; hyper-parameters of its experiments not available here",
         equation="f(w) + lam_t * (h(w) - h(w')) + lam_refuse * f(w'), w' = w - alpha * unit(g), "
-        "lam_t = max(0, xi - dot(grad s, grad f) / |grad s|^2)",
+        "lam_t = min(lam_max, max(0, xi - dot(grad s, grad f) / |grad s|^2))",
         idea="The bracket is to fall at a set rate at every step whatever f does, with as little disturbance of f as "
         "that needs, and refusal is to survive the simulated attack.",
-        follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The "
-        "fine-tuning stage (weights on the user's rows) is not an alignment-stage defence.",
+        follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The cap is no "
+        "part of the closed form; it and the defaults are those of a port to another library (SafeTune), for want of "
+        "the paper's. The fine-tuning stage (weights on the user's rows) is not an alignment-stage defence.",
         example={"alpha_per_weight": 2e-5},
         hyper_parameters={
             "xi": HyperParameter(
@@ -69,30 +70,35 @@ class Antibody(Defense):
 
     @property
     def cost(self) -> Cost:
-        """h at w and w', f at w, and at w' where it counts; the bracket waits while f is computed."""
+        """h at w and w', f at w, and at w' where it counts."""
         align = self.align.cost
-        bracket = Cost(1, {"harmful": 1}, memory=2)
+        if self._plain:
+            return align
+        bracket = Cost(1, {"harmful": 1}, memory=2).then(align)
         if not self.lam_refuse:
-            return bracket.then(align)
-        # f at w' runs beside h, h' and the copy of w.
-        refusing = Cost(1 + align.passes_away, {"harmful": 1}, memory=3 + align.memory)
-        return refusing.then(replace(align, memory=1 + align.memory))  # its gradient waits, as the bracket does
+            return bracket
+        # f at w' runs beside f at w, the bracket and the copy of w.
+        return replace(bracket, own=bracket.own + align.passes_away, memory=3 + align.memory)
 
     def reads(self) -> dict[str, int]:
         """What `align` reads, and harmful rows."""
-        return most(self.align.reads(), {"harmful": 1})
+        return most(self.align.reads(), {} if self._plain else {"harmful": 1})
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """The objective at this step's lam_t, which is a constant to the gradient."""
-        refusal = None
+        if self._plain:
+            return self.align.step(oracle, batch)
+        f = refusal = None
         with oracle.sharing(self.cost.shared):
+            if self.lam_refuse:
+                f = self.align.step(oracle, batch)  # first, so that an `align` which measures something meets w itself
             with attacked(oracle, batch, length(oracle, self.alpha, self.alpha_per_weight)) as h:
+                norm = h.gradient.norm()
                 h_moved = oracle.gradient(batch.need("harmful"))
+                bracket = h - h_moved
                 if self.lam_refuse:
                     refusal = self.lam_refuse * self.align.step(oracle, batch)
-            norm = h.gradient.norm()
-            bracket = h - h_moved
-            f = self.align.step(oracle, batch)
+            f = f or self.align.step(oracle, batch)
         lam = self.weight(bracket, f)
         total = f + lam * bracket
         log = {}
@@ -107,6 +113,12 @@ class Antibody(Defense):
             lam=lam,
             **log,
         )
+
+    @property
+    def _plain(self) -> bool:
+        """Does neither term count?"""
+        lam = self.lam_max if self.lam is None else self.lam
+        return not (lam or self.lam_refuse)
 
     def weight(self, bracket: Step, f: Step) -> float:
         """lam_t."""

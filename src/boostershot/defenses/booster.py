@@ -136,9 +136,10 @@ class Booster(Regularizer):
             ),
             "align": ALIGN,
         },
-        notes="h itself falls too (Booster's first half descends it), so judge by the harmful score and by h over the "
-        "attack's distance, not by a slow fall of h alone. The step is simulated in the trained parameters: an "
-        "attacker who merges the adapter and trains a fresh one, or all weights, moves in others.",
+        notes="h at w rises less than under SFT (the bracket's first half descends it), so an attack begins lower: "
+        "judge by the harmful score and by h over the attack's distance, not by a slow fall of h alone. The step is "
+        "simulated in the trained parameters: an attacker who merges the adapter and trains a fresh one, or all "
+        "weights, moves in others.",
     )
 
     def __post_init__(self) -> None:
@@ -190,7 +191,8 @@ class Booster(Regularizer):
         if self.approximate:
             own = (own + 1 / self.reuse) * self.harmful_share / self.every
         return Cost(
-            own=own + measuring,
+            own=own,
+            once=measuring,
             shared={} if self.approximate else {"harmful": 1},
             memory=4 if exact else 2,
             kept=int(self.keeps is not None),

@@ -57,8 +57,9 @@ class CTRAP(Regularizer):
             "inner": INNER,
             "align": ALIGN,
         },
-        notes="An attacker who adds general rows to his data sees the collapse in his own gradient and steps around "
-        "it: judge it with the utility anchor. Reported broken by arXiv:2605.14605.",
+        notes="An attacker who adds general rows to his data would see the collapse in his own gradient and could step "
+        "around it (an objection, without a published measurement): judge it with the utility anchor. It is among the "
+        "defences that the first version of arXiv:2605.14605 reports broken.",
     )
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ class Cost:
         memory: tensors of the trainable weights' size, at the peak, beyond the gradient that any training has.
         activations: further memory in words, for the methods that keep activations.
         kept: how many of the tensors stay from step to step.
+        once: passes of what a step measures at w alone, however often it is taken at other weights besides.
     """
 
     own: float = 0
@@ -34,15 +35,16 @@ class Cost:
     memory: float = 0
     activations: str = ""
     kept: float = 0
+    once: float = 0
 
     @property
     def passes(self) -> float:
         """All passes of the step."""
-        return self.own + len(self.shared)
+        return self.own + len(self.shared) + self.once
 
     @property
     def passes_away(self) -> float:
-        """All passes of the same step at other weights, where nothing is shared."""
+        """All passes of the same step at other weights, after w: nothing is shared there, or measured again."""
         return self.own + sum(self.shared.values())
 
     def then(self, other: Cost) -> Cost:
@@ -58,6 +60,7 @@ class Cost:
             max(first, 1 + self.kept + other.memory),
             words,
             self.kept + other.kept,
+            self.once + other.once,
         )
 
 

@@ -10,11 +10,11 @@ from boostershot.defenses.defense import check
 
 ALPHA = HyperParameter(
     "length of the simulated step over all trainable weights together; give this or alpha_per_weight",
-    "an absolute length: right for one rank and model, wrong for the next; 0.5 was worse than SFT in the paper's sweep",
+    "an absolute length: right for one rank and model, wrong for the next; in Booster's sweep 0.5 was worse than SFT",
 )
 ALPHA_PER_WEIGHT = HyperParameter(
-    "the same as a root mean square per weight: alpha = alpha_per_weight * sqrt(trainable weights); the paper's 0.1 "
-    "on 25,165,824 weights is 2e-5",
+    "the same as a root mean square per weight: alpha = alpha_per_weight * sqrt(trainable weights); Booster's "
+    "published 0.1 on 25,165,824 weights is 2e-5",
     "far above 1e-4 the alignment loss does not converge; below 1e-7 float32 rounds the step away",
 )
 
@@ -22,7 +22,7 @@ ALPHA_PER_WEIGHT = HyperParameter(
 def check_length(method: str, alpha: float | None, alpha_per_weight: float | None) -> None:
     """Raises ValueError unless exactly one of the two is given, and is finite and 0 or more."""
     if (alpha is None) == (alpha_per_weight is None):
-        raise ValueError(f"{method} takes exactly one of alpha and alpha_per_weight")
+        raise ValueError(f"{method}: takes exactly one of alpha and alpha_per_weight")
     check(method, alpha=alpha, alpha_per_weight=alpha_per_weight)
 
 

@@ -35,7 +35,7 @@ class LoX(Finishing):
     about = About(
         title="low-rank extrapolation (LoX)",
         source="arXiv:2506.15606 (COLM 2025), and its public code",
-        equation="W_al + factor * P_rank(W_al - W_base) for each matrix, after the alignment: min over w of align",
+        equation="the objective of align; then W = W_al + factor * P_rank(W_al - W_base), for each matrix",
         idea="The safe direction is gone further along, so that an attacker has further to come back.",
         follows="The published formula. With a LoRA adapter the update is scale * B * A (the base is the model without "
         "it), and what is extrapolated is again an adapter of its rank. Vectors (norms, biases) that were trained are "

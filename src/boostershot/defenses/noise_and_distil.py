@@ -55,7 +55,7 @@ class NoiseAndDistil(Finishing):
         hyper_parameters={
             "shrink": HyperParameter(
                 "how far towards the fresh start, from 0 to 1; 0.6 in the paper",
-                "the more, the more steps it takes to get the ability back; 0 changes nothing",
+                "the more, the more steps it takes to get the ability back; 0 leaves the distillation alone",
             ),
             "noise": HyperParameter(
                 "size of the fresh start, in multiples of a Xavier-uniform one; 0.1 in the paper, and 0 works too",

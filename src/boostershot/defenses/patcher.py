@@ -117,7 +117,7 @@ class Patcher(Defense):
         if not self.mix:
             return align
         attack = sum(self.steps) / len(self.steps) / self.round
-        return Cost(attack + align.passes_away + align.own, align.shared, 3 + align.memory, align.activations)
+        return replace(align, own=attack + align.passes_away + align.own, memory=3 + align.memory, kept=1 + align.kept)
 
     def reads(self) -> dict[str, int]:
         """What `align` reads, and harmful rows for the attacker."""

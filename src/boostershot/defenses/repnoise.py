@@ -60,7 +60,7 @@ class RepNoise(Regularizer):
             "align": ALIGN,
         },
         notes="The MMD is of a few points in as many dimensions as an answer has numbers, where distances are all "
-        "alike: its gradient is small and nearly constant. The authors say that alpha, beta, learning rate and number "
+        "alike and it is nearly constant. The authors say that alpha, beta, learning rate and number "
         "of rows must be searched; with other seeds and learning rates it did not last (arXiv:2412.07097). Published "
         "as two passes; here the two terms have a pass each, so that micro-batches are exact. Passes do not count the "
         "projection to the vocabulary at every depth: on a model of 135 million weights and 30 layers the ascent took "

@@ -53,7 +53,7 @@ class SAM(Defense):
 
     def __post_init__(self) -> None:
         if (self.rho is None) == (self.rho_per_weight is None):
-            raise ValueError("sam takes exactly one of rho and rho_per_weight")
+            raise ValueError("sam: takes exactly one of rho and rho_per_weight")
         check("sam", rho=self.rho, rho_per_weight=self.rho_per_weight)
         check_at_home("sam", self.align)
 
@@ -69,6 +69,7 @@ class SAM(Defense):
             shared=align.shared,
             memory=max(align.memory, 1 + align.memory - kept),
             activations=align.activations,
+            once=align.once,
         )
 
     def reads(self) -> dict[str, int]:

@@ -62,10 +62,10 @@ class SEAM(Regularizer):
             "align": ALIGN,
         },
         notes="With the public code's bfloat16 weights the step away has a cosine of 0.02 to 0.08 with the intended "
-        "one, so that effects reported may come from the ascent: compare with beta 0. An attacker who "
-        "trains on general text as well feels the coupling and steps around it; ablation of directions and prefilled "
-        "answers undo it without training (arXiv:2605.26526). The ascent costs more time than its one pass tells, as "
-        "repnoise's does.",
+        "one (in a simulation), so that effects reported may come from the ascent: compare with beta 0. An attacker "
+        "who trains on general text as well would feel the coupling and could step around it (an objection: judge it "
+        "with the utility anchor); ablation of directions and prefilled answers undo it without training "
+        "(arXiv:2605.26526). The ascent costs more time than its one pass tells, as repnoise's does.",
     )
 
     def __post_init__(self) -> None:

@@ -42,7 +42,9 @@ class TVaccine(Defense):
         idea="Only the layers that harmful gradients reach need Vaccine, which saves memory.",
         follows="The published sampling (one harmful row for the shares, sequential draws without replacement) and the "
         "published S = 8, J = 20, K = 200, rho = 3. All trainable weights of an unsampled layer are left out, its "
-        "feed-forward part too: the public code leaves that part training. Weights outside the layers train always.",
+        "feed-forward part too: the public code leaves that part training. Weights outside the layers train always. "
+        "Published with LoRA on all seven projections, and with the other layers' activations checkpointed; here "
+        "runtime.checkpointing is for all layers or none. With rho 0 it is SFT, of all layers.",
         hyper_parameters={
             "rho": RHO,
             "layers": HyperParameter("how many layers train in a step", "few layers learn the refusals slowly"),
@@ -64,23 +66,30 @@ class TVaccine(Defense):
     @property
     def cost(self) -> Cost:
         """Two passes, and one over a harmful row now and then."""
-        return Cost(own=2 + 1 / self.importance_every, activations="one tensor of each sampled attention output")
+        if not self.rho:
+            return Cost(shared={"align": 1})
+        once = 1 / self.importance_every
+        return Cost(own=2, activations="one tensor of each sampled attention output", once=once)
 
     @property
     def reads_layers(self) -> bool:
         """The perturbation is of any layers' outputs."""
-        return True
+        return self.rho > 0
 
     def reads(self) -> dict[str, int]:
         """Safe answers, and harmful rows for the shares."""
-        return {"align": 1, "harmful": 1}
+        return {"align": 1, "harmful": 1} if self.rho else {"align": 1}
 
     def check_model(self, model: nn.Module) -> None:
         """Raises ValueError if there are no recognisable attention blocks, or fewer than `layers`."""
-        self._blocks(model)
+        if self.rho:
+            self._blocks(model)
 
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """f and its gradient with the sampled layers' attention outputs perturbed."""
+        if not self.rho:
+            f = oracle.shared_gradient(batch, "align")
+            return f.log(alignment_loss=f.loss)
         blocks, rows = self._blocks(oracle.model), batch.need("align")
         chosen = self._sampled(oracle, batch, blocks)
         sampled = [blocks[k] for k in chosen]

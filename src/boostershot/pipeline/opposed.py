@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.data.format import TokenizedRow
-from boostershot.defenses.defense import Defense, Regularizer
+from boostershot.defenses.defense import Cost, Defense, Regularizer
 from boostershot.defenses.finishing import stages_of
 from boostershot.defenses.sft import SFT
 from boostershot.training.data import RolesCollator, RolesDataset, rows_of
@@ -42,8 +42,8 @@ def passes_of(defense: Defense) -> float:
         return 0
     if not isinstance(alignment, Regularizer):
         return alignment.passes + 1
-    own = alignment.term_cost.passes_away if alignment.active else 0  # nobody shares a gradient with it
-    return own + passes_of(alignment.align)
+    cost = alignment.term_cost if alignment.active else Cost()
+    return cost.passes_away + cost.once + passes_of(alignment.align)  # nobody shares a gradient with it
 
 
 def opposed(
