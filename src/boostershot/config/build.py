@@ -74,7 +74,7 @@ def _from_mapping(kind: Any, mapping: Mapping[Any, Any], where: str, name: str, 
     try:
         return kind(**values)
     except ValueError as error:
-        key, _, said = str(error).partition(" ")  # "lam is -1; expected ..."
+        key, _, said = str(error).removeprefix(f"{name}: ").partition(" ")  # "booster: lam is -1; expected ..."
         raise InputError(f"{where}.{key}: {said}" if key in fields else f"{where}: {error}") from None
 
 
