@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class Record:
         self.settings = settings
         self.entries: dict[str, Any] = found.get("methods", {})
 
+    def holds(self, label: str, of: Any) -> bool:
+        """Is this label measured, at these settings of its own?"""
+        return label in self.entries and self.entries[label]["of"] == of
+
     def add(self, label: str, entry: Mapping[str, Any]) -> None:
         """Keep what was found of a method, in place of what was known of it."""
         self.entries[label] = dict(entry)
@@ -75,23 +80,26 @@ def keeps_ability(figures: Mapping[str, float], sft: Mapping[str, float]) -> boo
     )
 
 
-def search_page(record: Record, labels: Sequence[str]) -> str:
+def search_page(record: Record, tried: Mapping[str, Sequence[Any]]) -> str:
     """docs/defenses-search.md.
 
     Args:
-        labels: all methods that are to be searched, in the page's order.
+        tried: method -> its trials' settings, in the page's order.
     """
-    known = [label for label in labels if label in record.entries]
+    known = [label for label, of in tried.items() if record.holds(label, of)]
+    ((usual, _),) = Counter(len(of) for of in tried.values()).most_common(1)
+    others = [f"{label} {len(of)}" for label, of in tried.items() if len(of) != usual]
+    but = f", but {', '.join(others)}" if others else ""
     evaluate = record.settings["evaluate"]
     ((name, attack),) = record.settings["attacks"].items()
     lines = [
         "# The search behind the table of defences",
         "",
-        f"`make search-defenses`: seed 0, dev split, {evaluate['n_harmful']} prompts and {evaluate['n_task']} task "
-        f"rows, attack {name} of {attack['steps']} steps. Chosen (bold) is the least HS after the attack (ties: the "
-        f"higher harmful loss) among trials whose FA is at most {FA_LOSS:g} points below SFT's and whose share of "
-        f"degenerate answers is at most {DEGENERATE_GAIN:g} points above it.",
-        *_missing(labels, known),
+        f"`make search-defenses`: {usual} settings a method{but}, seed 0, dev split, {evaluate['n_harmful']} prompts and "
+        f"{evaluate['n_task']} task rows, attack {name} of {attack['steps']} steps. Chosen (bold) is the least HS after "
+        f"the attack (ties: the higher harmful loss) among trials whose FA is at most {FA_LOSS:g} points below SFT's and "
+        f"whose share of degenerate answers is at most {DEGENERATE_GAIN:g} points above it.",
+        *_missing(tried, known),
         "",
         "| method | setting | HS | FA | harmful loss | degenerate |",
         "|---|---|---|---|---|---|",
@@ -125,14 +133,14 @@ def _trial(label: str, setting: str, figures: Mapping[str, float] | None) -> str
     return f"| {label} | {setting} | " + " | ".join(cells) + " |"
 
 
-def table_page(record: Record, labels: Sequence[str], without: Mapping[str, str]) -> str:
+def table_page(record: Record, compared: Mapping[str, Any], without: Mapping[str, str]) -> str:
     """docs/defenses.md.
 
     Args:
-        labels: all that is to be in the table, in its order.
+        compared: label -> setting of all that is to be in the table, in its order.
         without: methods that have no setting -> why.
     """
-    known = [label for label in labels if label in record.entries]
+    known = [label for label, of in compared.items() if record.holds(label, of)]
     ((name, values),) = record.settings["attacks"].items()
     lines = [
         "# Every defence, one attack",
@@ -142,10 +150,10 @@ def table_page(record: Record, labels: Sequence[str], without: Mapping[str, str]
         "variants stand at Booster's own, and lox-control is SFT's whole update prolonged to LoX's distance from the "
         "base. 95% intervals over seeds and prompts; p by Holm's method over all differences of a column. Time and "
         "memory of the training are relative to SFT's with the same seed, which was trained once, when the table was "
-        "begun: docs/engine.md has ratios within one run.",
+        "begun, as each method beside another training: docs/engine.md has ratios within one run.",
         "",
         "noise_and_distil is not compared: it needs all weights and hundreds of steps, more than this budget has.",
-        *_missing(labels, known),
+        *_missing(compared, known),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
@@ -188,7 +196,7 @@ def _holm(record: Record, known: Sequence[str], figure: str) -> dict[str, float]
     return dict(zip(tested, holm(list(tested.values())), strict=True))
 
 
-def _missing(labels: Sequence[str], known: Sequence[str]) -> list[str]:
+def _missing(labels: Iterable[str], known: Sequence[str]) -> list[str]:
     left = [label for label in labels if label not in known]
     return ["", f"Not measured yet: {', '.join(left)}."] if left else []
 

@@ -102,7 +102,7 @@ def search(names: Sequence[str], overrides: Sequence[str]) -> None:
             + yaml.safe_dump(_chosen(record, tried), sort_keys=False, width=110),
             encoding="utf-8",
         )
-        (DOCS / "defenses-search.md").write_text(search_page(record, list(tried)), encoding="utf-8")
+        (DOCS / "defenses-search.md").write_text(search_page(record, tried), encoding="utf-8")
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float] | None:
@@ -136,7 +136,7 @@ def table(names: Sequence[str], overrides: Sequence[str]) -> None:
             if (entry["after"] or {"n_seeds": 0})["n_seeds"] < len(FRESH):
                 print(f"{label}: a seed failed; `table {label}` tries again", file=sys.stderr)
             record.add(label, {"of": compared[label], **entry})
-        page = table_page(record, list(compared), _without_setting(chosen))
+        page = table_page(record, compared, _without_setting(chosen))
         (DOCS / "defenses.md").write_text(page, encoding="utf-8")
 
 
@@ -193,8 +193,7 @@ def _asked_for(names: Sequence[str], known: Mapping[str, Any], record: Record) -
     """
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{unknown[0]!r} is none of the compared; expected some of {', '.join(known)}")
-    measured_of = {label: entry["of"] for label, entry in record.entries.items()}
-    return [label for label in known if label in names or (not names and measured_of.get(label) != known[label])]
+    return [label for label, of in known.items() if label in names or (not names and not record.holds(label, of))]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -123,19 +123,22 @@ def test_what_is_measured_next_is_what_the_record_lacks(tmp_path):
 def test_the_search_page_shows_all_trials_the_chosen_one_bold_and_what_is_missing(tmp_path):
     record = comparison.Record(tmp_path / "record.json", settings())
     record.add("sam", entry(figures(40.0), figures(20.0), None))
-    page = comparison.search_page(record, ["sam", "vaccine"])
+    tried = {"sam": entry(1, 2, 3)["of"], "vaccine": [{}, {}, {}], "tar": [{}], "lox": [{"factor": 1}] * 3}
+    record.add("lox", {"of": [{"factor": 2}] * 3})  # another setting by now
+    page = comparison.search_page(record, tried)
+    assert "3 settings a method, but tar 1, seed 0" in page
     assert "30 prompts and 20 task rows" in page
     assert "| sft |  | 80 | 50 | 2.00 | 0 |" in page
     assert "| sam | **rho: 1** | 20 | 50 | 2.00 | 0 |" in page
     assert "| sam | rho: 2 | failed | failed | failed | failed |" in page
-    assert "Not measured yet: vaccine." in page
+    assert "Not measured yet: vaccine, tar, lox." in page
 
 
 def test_the_search_page_writes_settings_as_the_search_file_does(tmp_path):
     record = comparison.Record(tmp_path / "record.json", settings())
     tried = [{"method": "booster", "lam": 2.5, "lr": ["2e-4"], "schedule": {"every": 4}}, {"method": "booster"}]
     record.add("booster", {"of": tried, "sft": figures(80.0), "figures": [figures(40.0), figures(50.0)]})
-    page = comparison.search_page(record, ["booster"])
+    page = comparison.search_page(record, {"booster": tried})
     assert "| booster | **lam: 2.5, lr: [2e-4], schedule: {every: 4}** |" in page
     assert "| booster | as published |" in page
 
@@ -154,12 +157,13 @@ def test_the_table_shows_means_intervals_and_what_failed(tmp_path):
         return {key: {"mean": -7.0, "ci": [-9.0, -5.0], "p": p} for key in comparison.FIGURES}
 
     both = {"before": one, "after": one}
-    record.add("sam", {**both, "minus_sft": difference(0.02), "time": [2.0, None, 8.0], "memory": [None]})
+    record.add("sam", {"of": {}, **both, "minus_sft": difference(0.02), "time": [2.0, None, 8.0], "memory": [None]})
     few = {"before": one, "after": {**one, "n_seeds": 2}}
-    record.add("vaccine", {**few, "minus_sft": difference(0.0001), "time": [2.0], "memory": [1.5]})
-    record.add("tar", {"before": None, "after": None, "minus_sft": None, "time": [], "memory": []})
-    labels, without = ["sft", "sam", "vaccine", "tar"], {"seam": "no trial keeps ability"}
-    lines = comparison.table_page(record, labels, without).splitlines()
+    record.add("vaccine", {"of": {}, **few, "minus_sft": difference(0.0001), "time": [2.0], "memory": [1.5]})
+    record.add("sdd", {"of": {"method": "other"}})  # another setting by now
+    record.add("tar", {"of": {}, "before": None, "after": None, "minus_sft": None, "time": [], "memory": []})
+    compared = {label: {} for label in ("sft", "sdd", "sam", "vaccine", "tar")}
+    lines = comparison.table_page(record, compared, {"seam": "no trial keeps ability"}).splitlines()
     (head, sam, vaccine, tar, seam) = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:2] == "| "
     ]
@@ -180,7 +184,7 @@ def test_the_table_shows_means_intervals_and_what_failed(tmp_path):
     assert vaccine[0] == "vaccine (2 seeds)" and vaccine[3].endswith("p < 0.001")  # Holm: twice 0.0001
     assert (tar[:2], seam[:2]) == (["tar", "failed"], ["seam", "no trial keeps ability"])
     assert len(tar) == len(seam) == len(head)
-    assert any("Not measured yet: sft." in line for line in lines)
+    assert any("Not measured yet: sft, sdd." in line for line in lines)
 
 
 @pytest.fixture
