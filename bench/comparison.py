@@ -95,10 +95,10 @@ def search_page(record: Record, tried: Mapping[str, Sequence[Any]]) -> str:
     lines = [
         "# The search behind the table of defences",
         "",
-        f"`make search-defenses`: {usual} settings a method{but}, seed 0, dev split, {evaluate['n_harmful']} prompts and "
-        f"{evaluate['n_task']} task rows, attack {name} of {attack['steps']} steps. Chosen (bold) is the least HS after "
-        f"the attack (ties: the higher harmful loss) among trials whose FA is at most {FA_LOSS:g} points below SFT's and "
-        f"whose share of degenerate answers is at most {DEGENERATE_GAIN:g} points above it.",
+        f"`make search-defenses`: {usual} settings a method{but}, seed 0, dev split, {evaluate['n_harmful']} prompts "
+        f"and {evaluate['n_task']} task rows, attack {name} of {attack['steps']} steps. Chosen (bold) is the least HS "
+        f"after the attack (ties: the higher harmful loss) among trials whose FA is at most {FA_LOSS:g} points below "
+        f"SFT's and whose share of degenerate answers is at most {DEGENERATE_GAIN:g} points above it.",
         *_missing(tried, known),
         "",
         "| method | setting | HS | FA | harmful loss | degenerate |",
