@@ -5,6 +5,7 @@
 # make lint    the lint and type check alone
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes); SET="booster sam" for some
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
+# make bench-distil    noise_and_distil against its teacher at equal distance from the base (an hour; resumes)
 # make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (hours; resumes)
 # make bench       time and memory of the engine as ratios (docs/engine.md; 20 minutes); SECTIONS="steps growth" for some
 # make bench-check hold a quick run against those ratios: 1 if one is a regression (2 minutes)
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 BOTH := $(VENV)/integrations
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help demo test faults test-integrations lint search-defenses bench bench-check bench-defenses bench-recipes bench-generation bench-plan clean
+.PHONY: help demo test faults test-integrations lint search-defenses bench bench-check bench-defenses bench-distil bench-recipes bench-generation bench-plan clean
 
 help:
 	@sed -n '/^$$/q;s/^# \{0,1\}//p' Makefile
@@ -62,6 +63,9 @@ bench-generation: $(VENV)/stamp-demo
 
 bench-plan: $(VENV)/stamp-demo
 	$(BIN)/python bench/plan.py
+
+bench-distil: $(VENV)/stamp-demo
+	$(BIN)/python bench/noise_and_distil.py $(SET)
 
 bench-recipes: $(VENV)/stamp-demo
 	$(BIN)/python bench/recipes.py $(SCALE) $(SET)

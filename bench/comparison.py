@@ -152,7 +152,7 @@ def table_page(record: Record, compared: Mapping[str, Any], without: Mapping[str
         "memory of the training are relative to SFT's with the same seed, which was trained once, when the table was "
         "begun, as each method beside another training: docs/engine.md has ratios within one run.",
         "",
-        "noise_and_distil is not compared: it needs all weights and hundreds of steps, more than this budget has.",
+        "noise_and_distil is not here: it needs all weights and further steps; `make bench-distil` compares it apart.",
         *_missing(compared, known),
         "",
         "| " + " | ".join(COLUMNS) + " |",
