@@ -33,7 +33,7 @@ class Antibody(Defense):
     lam_refuse: float = 1.0
     alpha: float | None = None
     alpha_per_weight: float | None = None
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="Antibody (alignment stage)",

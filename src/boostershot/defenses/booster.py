@@ -87,7 +87,7 @@ class Booster(Regularizer):
     every: int = 1
     harmful_share: float = 1.0
     reuse: int = 1
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="Booster",

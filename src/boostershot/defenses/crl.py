@@ -40,7 +40,7 @@ class CRL(Regularizer):
     benign_margin: float = 0.3
     harmful_margin: float = 0.5
     layers: float = 0.375
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="contrastive representation learning (CRL, triplets)",

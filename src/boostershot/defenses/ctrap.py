@@ -34,7 +34,7 @@ class CTRAP(Regularizer):
     token: int | None = None
     steps: int = 1
     inner: Inner = "same"
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="CTRAP (collapse trap)",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
+from boostershot.defenses.ascent import BOUND, bounded
 from boostershot.defenses.defense import Cost, Defense, Regularizer, check
-from boostershot.defenses.lookahead import BOUND, bounded
 from boostershot.defenses.sft import SFT
 
 
@@ -22,7 +22,7 @@ class GradientAscent(Regularizer):
 
     lam: float = 0.1
     bound: float | None = 5.0
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="gradient ascent (GradDiff)",

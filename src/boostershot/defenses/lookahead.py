@@ -7,22 +7,11 @@ from dataclasses import dataclass
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
+from boostershot.defenses.ascent import BOUND, bounded
 from boostershot.defenses.attacked import INNER, STEPS, Inner, attacked, harmful_batches
 from boostershot.defenses.defense import Cost, Defense, Regularizer, check, check_count
 from boostershot.defenses.length import ALPHA, ALPHA_PER_WEIGHT, check_length, length
 from boostershot.defenses.sft import SFT
-
-BOUND = HyperParameter(
-    "nats above which the harmful loss is not pushed further (the term is min(loss, bound)); null is unbounded",
-    "unbounded, the loss runs away and takes the model with it; a bound below h does nothing",
-)
-
-
-def bounded(step: Step, bound: float | None) -> Step:
-    """min(loss, bound): above the bound it is a constant."""
-    if bound is None or step.loss <= bound:
-        return step
-    return step.through(bound, 0.0)
 
 
 @dataclass(frozen=True)
@@ -39,7 +28,7 @@ class Lookahead(Regularizer):
     bound: float | None = 5.0
     steps: int = 1
     inner: Inner = "same"
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="one-step look-ahead (MAML-style)",

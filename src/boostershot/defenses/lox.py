@@ -30,7 +30,7 @@ class LoX(Finishing):
     factor: float = 1.25
     rank: int | None = 6
     control: bool = False
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="low-rank extrapolation (LoX)",

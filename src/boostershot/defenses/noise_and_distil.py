@@ -40,7 +40,7 @@ class NoiseAndDistil(Finishing):
     noise: float = 0.1
     steps: int = 500
     lr: float = 9e-4
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="noise and distil (UNDO)",

@@ -37,7 +37,7 @@ class Patcher(Defense):
     adapter: Literal["all", "drawn"] = "all"
     batches: int = 4
     warmup_rounds: int = 0
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="Patcher",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from boostershot.core.batch import Layout, Rows
 from boostershot.core.blocks import decoder_layers, mlp_blocks
-from boostershot.core.hidden import lens_losses, outputs_at
+from boostershot.core.hidden import outputs_at
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
+from boostershot.defenses.ascent import lens_ascent
 from boostershot.defenses.defense import Cost, Defense, Regularizer, check
 from boostershot.defenses.sft import SFT
 
@@ -31,7 +31,7 @@ class RepNoise(Regularizer):
 
     beta: float = 0.001
     alpha: float = 0.1
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="representation noising (RepNoise)",
@@ -115,13 +115,6 @@ class RepNoise(Regularizer):
         step = oracle.gradient_of_features(rows, _mlp_outputs, objective)
         loss, norm = step.loss, step.gradient.norm()
         return (self.beta * step).log(noise_loss=loss, noise_gradient_norm=norm)
-
-
-def lens_ascent(oracle: Oracle, rows: Rows, weight: float) -> Step:
-    """-weight * log(1 + the loss of these rows at all depths): it is ascended, ever more slowly."""
-    depths = oracle.gradient(rows, lens_losses)
-    loss = depths.loss
-    return depths.through(-weight * math.log1p(loss), -weight / (1 + loss)).log(harmful_loss_at_all_depths=loss)
 
 
 def noise_loss(outputs: Tensor, noise: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -27,7 +27,7 @@ class SAM(Defense):
 
     rho: float | None = None
     rho_per_weight: float | None = None
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="sharpness-aware minimisation (SAM)",

@@ -13,8 +13,8 @@ from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector
 from boostershot.defenses.about import ALIGN, About, HyperParameter
+from boostershot.defenses.ascent import lens_ascent
 from boostershot.defenses.defense import Cost, Defense, Regularizer, check
-from boostershot.defenses.repnoise import lens_ascent
 from boostershot.defenses.sft import SFT
 
 
@@ -32,7 +32,7 @@ class SEAM(Regularizer):
     unlearn: float = 1.0
     beta: float = 0.01
     eps_per_weight: float = 1e-6
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="self-destructive model (SEAM)",

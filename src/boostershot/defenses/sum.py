@@ -28,7 +28,7 @@ class Sum(Regularizer):
 
     terms: Mapping[str, Defense]
     weights: Mapping[str, float] = field(default_factory=dict)
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="weighted sum of regularisers",

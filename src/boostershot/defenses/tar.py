@@ -17,11 +17,11 @@ from boostershot.core.losses import in_turn, token_logits, token_losses
 from boostershot.core.oracle import FORWARD, Oracle, TokenLoss
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
+from boostershot.defenses.ascent import bounded
 from boostershot.defenses.attacked import Inner
 from boostershot.defenses.attacker import Attacker, Optimizer
 from boostershot.defenses.defense import Cost, Defense, Regularizer, check, check_count
 from boostershot.defenses.length import ALPHA, ALPHA_PER_WEIGHT, check_length, length
-from boostershot.defenses.lookahead import bounded
 from boostershot.defenses.sft import SFT
 
 
@@ -53,7 +53,7 @@ class TAR(Regularizer):
     alpha_per_weight: float | None = None
     inner: Inner = "fresh"
     retain: float = 1.0
-    align: Defense = SFT()  # noqa: RUF009 - frozen and without fields
+    align: Defense = SFT()
 
     about = About(
         title="tampering attack resistance (TAR)",
