@@ -43,8 +43,8 @@ class Antibody(Defense):
         idea="The bracket is to fall at a set rate at every step whatever f does, with as little disturbance of f as "
         "that needs, and refusal is to survive the simulated attack.",
         follows="The alignment stage, first order, with dot(grad s, grad f) over all trainable weights. The cap is no "
-        "part of the closed form; it and the defaults are those of a port to another library (SafeTune), for want of "
-        "the paper's. The fine-tuning stage (weights on the user's rows) is not an alignment-stage defence.",
+        "part of the closed form; it and the defaults follow a port to another library (SafeTune) and its notes, for "
+        "want of the paper's. The fine-tuning stage (weights on the user's rows) is not an alignment-stage defence.",
         example={"alpha_per_weight": 2e-5},
         hyper_parameters={
             "xi": HyperParameter(
