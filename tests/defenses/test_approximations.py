@@ -171,15 +171,15 @@ def test_a_kept_gradient_waits_while_another_is_taken():
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"every": 0}, "booster: every is 0; expected 1 or more"),
+        ({"every": 0}, "defenses.mine.every: is 0; expected 1 or more"),
         ({"every": 1.5}, "every: is 1.5; expected a whole number"),
-        ({"reuse": -1}, "booster: reuse is -1; expected 1 or more"),
-        ({"harmful_share": 0}, "booster: harmful_share is 0.0; expected a number above 0, 1 at most"),
-        ({"harmful_share": 1.01}, "booster: harmful_share is 1.01; expected a number above 0, 1 at most"),
+        ({"reuse": -1}, "defenses.mine.reuse: is -1; expected 1 or more"),
+        ({"harmful_share": 0}, "defenses.mine.harmful_share: is 0.0; expected a number above 0, 1 at most"),
+        ({"harmful_share": 1.01}, "defenses.mine.harmful_share: is 1.01; expected a number above 0, 1 at most"),
         ({"harmful_share": "half"}, 'harmful_share: is "half"; expected a number'),
-        ({"reuse": 2, "steps": 2}, "booster: reuse is 2 and steps is 2"),
-        ({"reuse": 2, "order": "exact"}, "booster: reuse is 2 and order is exact"),
-        ({"every": 2, "schedule": {"target_reduction": 0.1}}, "booster: schedule is given and every is 2"),
+        ({"reuse": 2, "steps": 2}, "defenses.mine.reuse: is 2 and steps is 2"),
+        ({"reuse": 2, "order": "exact"}, "defenses.mine.reuse: is 2 and order is exact"),
+        ({"every": 2, "schedule": {"target_reduction": 0.1}}, "defenses.mine.schedule: is given and every is 2"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(keys, said):
