@@ -64,7 +64,7 @@ class Antibody(Defense):
 
     def __post_init__(self) -> None:
         check("antibody", xi=self.xi, lam_max=self.lam_max, lam=self.lam, lam_refuse=self.lam_refuse)
-        check_length("antibody", self.alpha, self.alpha_per_weight)
+        check_length("antibody", alpha=self.alpha, alpha_per_weight=self.alpha_per_weight)
         if self.lam_refuse:
             check_at_home("antibody", self.align)
 

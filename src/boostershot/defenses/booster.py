@@ -144,7 +144,7 @@ class Booster(Regularizer):
 
     def __post_init__(self) -> None:
         check("booster", lam=self.lam)
-        check_length("booster", self.alpha, self.alpha_per_weight)
+        check_length("booster", alpha=self.alpha, alpha_per_weight=self.alpha_per_weight)
         check_count("booster", steps=self.steps, every=self.every, reuse=self.reuse)
         if not 0 < self.harmful_share <= 1:
             raise ValueError(f"booster: harmful_share is {self.harmful_share}; expected a number above 0, 1 at most")

@@ -64,7 +64,7 @@ class CTRAP(Regularizer):
 
     def __post_init__(self) -> None:
         check("ctrap", lam=self.lam, token=self.token)
-        check_length("ctrap", self.alpha, self.alpha_per_weight)
+        check_length("ctrap", alpha=self.alpha, alpha_per_weight=self.alpha_per_weight)
         check_count("ctrap", steps=self.steps)
 
     @property

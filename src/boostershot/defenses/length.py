@@ -19,11 +19,11 @@ ALPHA_PER_WEIGHT = HyperParameter(
 )
 
 
-def check_length(method: str, alpha: float | None, alpha_per_weight: float | None) -> None:
-    """Raises ValueError unless exactly one of the two is given, and is finite and 0 or more."""
-    if (alpha is None) == (alpha_per_weight is None):
-        raise ValueError(f"{method}: takes exactly one of alpha and alpha_per_weight")
-    check(method, alpha=alpha, alpha_per_weight=alpha_per_weight)
+def check_length(method: str, **ways: float | None) -> None:
+    """Raises ValueError unless exactly one of the two ways to give it is used, and is finite and 0 or more."""
+    if sum(value is not None for value in ways.values()) != 1:
+        raise ValueError(f"{method}: takes exactly one of {' and '.join(ways)}")
+    check(method, **ways)
 
 
 def length(oracle: Oracle, alpha: float | None, alpha_per_weight: float | None) -> float:

@@ -53,7 +53,7 @@ class Lookahead(Regularizer):
 
     def __post_init__(self) -> None:
         check("lookahead", lam=self.lam, bound=self.bound)
-        check_length("lookahead", self.alpha, self.alpha_per_weight)
+        check_length("lookahead", alpha=self.alpha, alpha_per_weight=self.alpha_per_weight)
         check_count("lookahead", steps=self.steps)
 
     @property

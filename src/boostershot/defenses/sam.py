@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import ALIGN, About, HyperParameter
-from boostershot.defenses.defense import Cost, Defense, check, check_at_home
-from boostershot.defenses.length import length
+from boostershot.defenses.defense import Cost, Defense, check_at_home
+from boostershot.defenses.length import check_length, length
 from boostershot.defenses.sft import SFT
 
 
@@ -52,9 +52,7 @@ class SAM(Defense):
     )
 
     def __post_init__(self) -> None:
-        if (self.rho is None) == (self.rho_per_weight is None):
-            raise ValueError("sam: takes exactly one of rho and rho_per_weight")
-        check("sam", rho=self.rho, rho_per_weight=self.rho_per_weight)
+        check_length("sam", rho=self.rho, rho_per_weight=self.rho_per_weight)
         check_at_home("sam", self.align)
 
     @property
@@ -64,13 +62,7 @@ class SAM(Defense):
         if self._radius_is_zero:
             return align
         kept = sum(uses > 1 for uses in align.shared.values())  # copies of shared gradients, which are of w only
-        return Cost(
-            own=align.passes_away + align.own,
-            shared=align.shared,
-            memory=max(align.memory, 1 + align.memory - kept),
-            activations=align.activations,
-            once=align.once,
-        )
+        return replace(align, own=align.passes_away + align.own, memory=max(align.memory, 1 + align.memory - kept))
 
     def reads(self) -> dict[str, int]:
         """What `align` reads."""

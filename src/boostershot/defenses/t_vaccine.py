@@ -14,6 +14,7 @@ from boostershot.core.step import Batch, Step
 from boostershot.core.vector import Vector
 from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Cost, Defense, check, check_count
+from boostershot.defenses.sft import SFT
 from boostershot.defenses.vaccine import RHO
 
 SHARES, MEASURED, LAYERS = "t_vaccine/shares", "t_vaccine/measured", "t_vaccine/layers"  # in oracle.state
@@ -67,7 +68,7 @@ class TVaccine(Defense):
     def cost(self) -> Cost:
         """Two passes, and one over a harmful row now and then."""
         if not self.rho:
-            return Cost(shared={"align": 1})
+            return SFT().cost
         once = 1 / self.importance_every
         return Cost(own=2, activations="one tensor of each sampled attention output", once=once)
 
@@ -88,8 +89,7 @@ class TVaccine(Defense):
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """f and its gradient with the sampled layers' attention outputs perturbed."""
         if not self.rho:
-            f = oracle.shared_gradient(batch, "align")
-            return f.log(alignment_loss=f.loss)
+            return SFT().step(oracle, batch)
         blocks, rows = self._blocks(oracle.model), batch.need("align")
         chosen = self._sampled(oracle, batch, blocks)
         sampled = [blocks[k] for k in chosen]

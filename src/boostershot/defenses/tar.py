@@ -124,7 +124,7 @@ class TAR(Regularizer):
         if self.optimizer == "normalized_sgd":
             if self.lr is not None:
                 raise ValueError("tar: lr is given, and normalized_sgd takes alpha or alpha_per_weight in its place")
-            check_length("tar", self.alpha, self.alpha_per_weight)
+            check_length("tar", alpha=self.alpha, alpha_per_weight=self.alpha_per_weight)
         else:
             if self.lr is None:
                 raise ValueError(f"tar: lr is missing; {self.optimizer} needs one")

@@ -11,6 +11,7 @@ from boostershot.core.oracle import Oracle
 from boostershot.core.step import Batch, Step
 from boostershot.defenses.about import About, HyperParameter
 from boostershot.defenses.defense import Cost, Defense, check
+from boostershot.defenses.sft import SFT
 
 RHO = HyperParameter(
     "length of the perturbation over all attention outputs, rows and tokens of the batch together",
@@ -48,7 +49,7 @@ class Vaccine(Defense):
     def cost(self) -> Cost:
         """Two passes; the first gives the perturbation."""
         if not self.rho:
-            return Cost(shared={"align": 1})
+            return SFT().cost
         return Cost(own=2, activations="one tensor of each attention output of the batch")
 
     @property
@@ -68,8 +69,7 @@ class Vaccine(Defense):
     def step(self, oracle: Oracle, batch: Batch) -> Step:
         """f and its gradient with the attention outputs perturbed."""
         if not self.rho:
-            f = oracle.shared_gradient(batch, "align")
-            return f.log(alignment_loss=f.loss)
+            return SFT().step(oracle, batch)
         rows, blocks = batch.need("align"), attention_blocks(oracle.model)
         clean = oracle.output_gradient(rows, blocks)
         norm = oracle.total_norm(clean.gradient)
