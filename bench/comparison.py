@@ -168,15 +168,15 @@ def table_page(record: Record, compared: Mapping[str, Any], without: Mapping[str
         seeds = "" if after["n_seeds"] == len(record.settings["seeds"]) else f" ({after['n_seeds']} seeds)"
         cells = [
             label + seeds,
-            _interval(before["harmful_score"]),
-            _interval(after["harmful_score"]),
-            _interval(difference["harmful_score"], p=p_values["harmful_score"].get(label)),
-            _interval(before["harmful_loss"], 2),
-            _interval(after["harmful_loss"], 2),
-            _interval(difference["harmful_loss"], 2, p_values["harmful_loss"].get(label)),
-            _interval(before["finetune_accuracy"]),
-            _interval(after["finetune_accuracy"]),
-            _interval(after["degenerate_share"]),
+            interval(before["harmful_score"]),
+            interval(after["harmful_score"]),
+            interval(difference["harmful_score"], p=p_values["harmful_score"].get(label)),
+            interval(before["harmful_loss"], 2),
+            interval(after["harmful_loss"], 2),
+            interval(difference["harmful_loss"], 2, p_values["harmful_loss"].get(label)),
+            interval(before["finetune_accuracy"]),
+            interval(after["finetune_accuracy"]),
+            interval(after["degenerate_share"]),
             _ratio(entry["time"]),
             _ratio(entry["memory"]),
         ]
@@ -201,7 +201,8 @@ def _missing(labels: Iterable[str], known: Sequence[str]) -> list[str]:
     return ["", f"Not measured yet: {', '.join(left)}."] if left else []
 
 
-def _interval(figure: Mapping[str, Any] | None, digits: int = 1, p: float | None = None) -> str:
+def interval(figure: Mapping[str, Any] | None, digits: int = 1, p: float | None = None) -> str:
+    """Mean, 95% interval and p of a figure over seeds and prompts, as a cell."""
     if figure is None:
         return "–"
     ci = f" [{figure['ci'][0]:.{digits}f}, {figure['ci'][1]:.{digits}f}]" if figure["ci"] else ""

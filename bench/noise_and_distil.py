@@ -10,9 +10,11 @@ resume. A KEY=VALUE changes the recipe.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from comparison import interval
 
 import boostershot as bs
 from boostershot.config import Recipe, parse_recipe
@@ -48,12 +50,12 @@ def recipe(seed: int, defenses: Mapping[str, Any], overrides: Sequence[str]) -> 
     return parse_recipe(data, "bench/noise_and_distil.py")
 
 
-def distances(of: Recipe) -> dict[str, float]:
+def distances(of: Recipe, labels: Iterable[str]) -> dict[str, float]:
     """Defence -> |W - W_base| after its alignment, which is done where it is missing."""
     store = Store(Path("runs") / of.name)
     with store.claimed(of.name):
-        stages = Stages(of, store, Reporter())
-        folders = {label: stages.immunized(label, of.seeds[0]) for label in of.defenses}
+        stages = Stages(of.scaled(), store, Reporter())  # as the run that follows
+        folders = {label: stages.immunized(label, of.seeds[0]) for label in labels}
     base = {name: param.detach() for name, param in bs.load_base(of.model.id)[0].named_parameters()}
     found = {}
     for label, folder in folders.items():
@@ -64,25 +66,24 @@ def distances(of: Recipe) -> dict[str, float]:
 
 def compared(seed: int, overrides: Sequence[str]) -> list[str]:
     """The table's lines of one seed."""
-    far = distances(recipe(seed, STUDENTS, overrides))
+    first = recipe(seed, STUDENTS, overrides)
+    far = distances(first, first.defenses)
     prolonged = {
         f"SFT as far as {student}": {"method": "lox", "rank": None, "factor": far[student] / far["sft"] - 1}
         for student in STUDENTS
     }
     whole = recipe(seed, {**STUDENTS, **prolonged}, overrides)
-    far = distances(whole)
+    far |= distances(whole, prolonged)
     results = bs.run(whole, reporter=Reporter())
     lines = []
     for label in whole.defenses:
         before, after = (one for one in results.summary if one["defense"] == label)
-        cells = [f"{_figure(before, *key)} → {_figure(after, *key)}" for key in FIGURES.values()]
+        cells = [
+            f"{interval(before[figure], digits)} → {interval(after[figure], digits)}"
+            for figure, digits in FIGURES.values()
+        ]
         lines.append(f"| {seed} | {label} | {far[label]:.2f} | {' | '.join(cells)} |")
     return lines
-
-
-def _figure(item: Mapping[str, Any], figure: str, digits: int) -> str:
-    mean, ci = item[figure]["mean"], item[figure]["ci"]
-    return f"{mean:.{digits}f} [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
 
 
 def page(seeds: Sequence[int], overrides: Sequence[str]) -> str:
