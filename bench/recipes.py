@@ -33,15 +33,15 @@ OFFLINE = {  # in place of what the Hub has
 FIRST = "paper-sst2"  # whose stages the others share
 
 
-def run(name: str, scale: float, overrides: Sequence[str]) -> str:
-    """One line on the run."""
+def run(name: str, like: str, scale: float, overrides: Sequence[str]) -> str:
+    """One line on the run, which begins with the stages of the recipe that it is like."""
     data = read_recipe(name)
     for changes in (copy.deepcopy(OFFLINE), [f"name=bench-{name}", f"scale={scale}"], overrides):
         apply_overrides(data, changes)
     recipe = parse_recipe(data, name)
     folder = Path("runs") / recipe.name
-    if name != FIRST and not folder.exists():
-        shutil.copytree(folder.with_name(f"bench-{FIRST}") / "stages", folder / "stages")
+    if name != like and not folder.exists():
+        shutil.copytree(folder.with_name(f"bench-{like}") / "stages", folder / "stages")
     started = time.monotonic()
     try:
         rows = bs.run(recipe, folder, reporter=Reporter()).rows
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     scale = float(arguments[0]) if arguments and "=" not in arguments[0] else 0.001
     overrides = [argument for argument in arguments if "=" in argument]
     names = sorted((name for name in recipes.names() if name.startswith("paper-")), key=FIRST.__ne__)
-    lines = [run(name, scale, overrides) for name in names]
+    alike = {name: next((other for other in names if name.startswith(f"{other}-")), FIRST) for name in names}
+    lines = [run(name, like, scale, overrides) for name, like in alike.items()]
     print(*lines, sep="\n")
     return int(any("FAILED" in line for line in lines))
 

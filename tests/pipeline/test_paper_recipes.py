@@ -7,6 +7,7 @@ import shutil
 import pyarrow
 import pyarrow.parquet
 import pytest
+from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from boostershot import recipes
 from boostershot.cli import call
@@ -15,11 +16,15 @@ from tiny import preference_rows, tiny_llama, tiny_tokenizer
 
 PAPER = [name for name in recipes.names() if name.startswith("paper-")]
 SWEEPS = ["paper-p-sweep", "paper-n-sweep"]
+OTHERS = {"gemma2": "google/gemma-2-9b", "qwen2": "Qwen/Qwen2-7B"}  # a recipe's ending -> its model
+ON_OTHERS = [f"paper-{task}-{ending}" for task in ("sst2", "gsm8k") for ending in OTHERS]
+FEWER = [*SWEEPS, *ON_OTHERS]  # with two defences: the other two meet every kind of cell in the rest
 TWO = {"sft": {"method": "sft"}, "booster": {"method": "booster", "lam": 5, "alpha": 0.1}}
 
 
 def test_these_are_the_paper_recipes():
-    assert sorted(PAPER) == sorted(["paper-sst2", "paper-agnews", "paper-gsm8k", "paper-alpacaeval", *SWEEPS])
+    tasks = ["paper-sst2", "paper-agnews", "paper-gsm8k", "paper-alpacaeval"]
+    assert sorted(PAPER) == sorted([*tasks, *SWEEPS, *ON_OTHERS])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -35,7 +40,8 @@ def test_the_published_values():
     for name in PAPER:
         recipe = load_recipe(name)
         assert recipe.immunize.steps_over(recipe.data.align.n) == 10_000
-        assert recipe.defenses["booster"]["lam"] == (25 if name == "paper-gsm8k" else 5)
+        assert recipe.model.id == OTHERS.get(name.split("-")[-1], "meta-llama/Llama-2-7b-hf")
+        assert recipe.defenses["booster"]["lam"] == (25 if name.startswith("paper-gsm8k") else 5)
         assert recipe.defenses["booster"]["alpha"] == 0.1 and recipe.defenses["vaccine"]["rho"] == 2
         assert (recipe.defenses["repnoise"]["beta"], recipe.defenses["repnoise"]["alpha"]) == (0.001, 0.1)
         adapter = recipe.immunize.lora
@@ -83,13 +89,28 @@ def beavertails(n, start=0):
     return rows
 
 
+def tiny_models(vocab):
+    """By a recipe's ending, and the one of all other recipes: random, of two layers, of the published kind."""
+    like = tiny_llama(vocab=vocab, std=0.2)
+    shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    more = ("num_key_value_heads", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
+    same = {key: getattr(like.config, key) for key in (*shape, *more)}
+    return {
+        "llama": like,
+        "gemma2": Gemma2ForCausalLM(Gemma2Config(**same, head_dim=8)),
+        "qwen2": Qwen2ForCausalLM(Qwen2Config(**same)),
+    }
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """Settings that put a tiny model and local files in place of the Hub's."""
     folder = tmp_path_factory.mktemp("hub")
     tokenizer = tiny_tokenizer(chat=False)
-    tiny_llama(vocab=len(tokenizer), std=0.2).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    models = tiny_models(len(tokenizer))
+    for ending, model in models.items():
+        model.save_pretrained(folder / ending)
+        tokenizer.save_pretrained(folder / ending)
     write(folder / "beavertails_with_refusals.json", beavertails(150))
     write(folder / "30k_test.parquet", beavertails(12, start=200))
     sst2 = [{"idx": i, "sentence": f"film {i} was fine", "label": i % 2} for i in range(80)]
@@ -103,12 +124,13 @@ def sources(tmp_path_factory):
     write(folder / "gsm8k_test.parquet", sums[70:])
     free = [{"instruction": f"Tell of kite {i}", "output": f"Kite {i} flies.", "generator": "x"} for i in range(80)]
     write(folder / "alpaca_eval.json", free)
-    tasks = {"paper-agnews": "ag_news", "paper-gsm8k": "gsm8k"}
+    tasks = {"agnews": "ag_news", "gsm8k": "gsm8k"}
 
     def settings(name):
-        task, apart = tasks.get(name, "sst2"), name != "paper-alpacaeval"
+        parts = name.split("-")
+        task, apart = tasks.get(parts[1], "sst2"), name != "paper-alpacaeval"
         changes = {
-            "model.id": folder / "model",
+            "model.id": folder / (parts[-1] if parts[-1] in OTHERS else "llama"),
             "data.align.source": folder / "beavertails_with_refusals.json",
             "data.align.test.source": folder / "30k_test.parquet",
             "data.task.source": folder / (f"{task}_train.parquet" if apart else "alpaca_eval.json"),
@@ -131,7 +153,7 @@ def run(sources, tmp_path_factory):
         if not folder.exists():
             if ran:
                 shutil.copytree(root / ran[0] / "stages", folder / "stages")
-            fewer = ["--set", f"defenses={json.dumps(TWO)}"] if name in SWEEPS else []
+            fewer = ["--set", f"defenses={json.dumps(TWO)}"] if name in FEWER else []
             arguments = ["run", name, "--scale", "0.001", "--quiet", "--out", str(folder)]
             assert call([*arguments, *sources(name), *fewer]) == 0
             ran.append(name)
@@ -150,7 +172,7 @@ def test_a_paper_recipe_runs_end_to_end(run, name):
     results = json.loads((folder / "results.json").read_text())
     assert {row["status"] for row in results["rows"]} == {"done"}
     cells = {(row["defense"], row["attack"]) for row in results["rows"]}
-    defenses = TWO if name in SWEEPS else recipe.defenses  # the other two have met every kind of cell elsewhere
+    defenses = TWO if name in FEWER else recipe.defenses
     assert cells == {(defense, attack) for defense in defenses for attack in recipe.attacks}
     scored = {row["finetune_accuracy"] is not None for row in results["rows"]}
     assert scored == {name != "paper-alpacaeval"}
