@@ -147,10 +147,11 @@ def table_page(record: Record, compared: Mapping[str, Any], without: Mapping[str
         "",
         f"`make bench-defenses`: {len(record.settings['seeds'])} seeds, none of them the search's, test split, the "
         f"built-in model, attack {name} of {values['steps']} steps at the settings in bench/chosen.yaml; Booster's "
-        "variants stand at Booster's own, and lox-control is SFT's whole update prolonged to LoX's distance from the "
-        "base. 95% intervals over seeds and prompts; p by Holm's method over all differences of a column. Time and "
-        "memory of the training are relative to SFT's with the same seed, which was trained once, when the table was "
-        "begun, as each method beside another training: docs/engine.md has ratios within one run.",
+        "variants stand at Booster's own. lox-low-rank is a setting of the search that was not chosen, and lox-control "
+        "SFT's whole update prolonged to its distance from the base. 95% intervals over seeds and prompts; p by Holm's "
+        "method over all differences of a column. Time and memory of the training are relative to SFT's with the same "
+        "seed, which was trained once, when the table was begun, as each method beside another training: "
+        "docs/engine.md has ratios within one run.",
         "",
         "noise_and_distil is not here: it needs all weights and further steps; `make bench-distil` compares it apart.",
         *_missing(compared, known),

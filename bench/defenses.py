@@ -38,6 +38,8 @@ LIKE_BOOSTER = {
     "booster-every-3": {"every": 3},
     "booster-quarter": {"harmful_share": 0.25},
 }
+# Does LoX's direction add to its length? The chosen rank may be all, and LoX then its own control.
+LOW_RANK = {"method": "lox", "factor": 0.3, "rank": 3}
 FRESH = (1, 2, 3)  # seeds of the table: the search's own would flatter what it chose
 AT_ONCE = 2  # methods of the table in one run: three seeds of one alone leave the second of two processes idle
 
@@ -156,12 +158,12 @@ def _read_chosen() -> dict[str, Any]:
 
 
 def with_variants(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen settings, what stands at Booster's, and LoX's control at its own."""
+    """The chosen settings, what stands at Booster's, and LoX of a low rank beside its control."""
     found = dict(chosen)
     if "booster" in chosen:
         found |= {label: {**chosen["booster"], **change} for label, change in LIKE_BOOSTER.items()}
     if "lox" in chosen:
-        found["lox-control"] = {**chosen["lox"], "control": True}
+        found |= {"lox-low-rank": LOW_RANK, "lox-control": {**LOW_RANK, "control": True}}
     return found
 
 

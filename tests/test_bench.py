@@ -53,8 +53,13 @@ def test_variants_stand_at_boosters_own_setting():
     assert [recipe.defenses[label]["every"] for label in compared if label.startswith("booster-every")] == [3]
     assert compared["booster-exact"] == {"method": "booster", "lam": 5, "alpha": 1.0, "order": "exact"}
     assert defenses.with_variants({"sdd": {"method": "sdd"}}) == {"sdd": {"method": "sdd"}}
+
+
+def test_lox_of_a_low_rank_stands_beside_its_control():
     lox = {"method": "lox", "factor": 1.25}
-    assert defenses.with_variants({"lox": lox}) == {"lox": lox, "lox-control": {**lox, "control": True}}
+    chosen, low_rank, control = defenses.with_variants({"lox": lox}).values()
+    assert chosen == lox and low_rank in defenses.trials()["lox"] and low_rank["rank"]
+    assert control == {**low_rank, "control": True}
 
 
 def figures(score, accuracy=50.0, degenerate=0.0, loss=2.0):
