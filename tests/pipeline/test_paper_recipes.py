@@ -151,8 +151,9 @@ def run(sources, tmp_path_factory):
     def run(name):
         folder = root / name
         if not folder.exists():
-            if ran:
-                shutil.copytree(root / ran[0] / "stages", folder / "stages")
+            if ran:  # a sweep shares most with the other sweep, a recipe on another model with that on the same
+                like = next((other for other in ran if other.split("-")[-1] == name.split("-")[-1]), ran[0])
+                shutil.copytree(root / like / "stages", folder / "stages")
             fewer = ["--set", f"defenses={json.dumps(TWO)}"] if name in FEWER else []
             arguments = ["run", name, "--scale", "0.001", "--quiet", "--out", str(folder)]
             assert call([*arguments, *sources(name), *fewer]) == 0
