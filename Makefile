@@ -6,7 +6,7 @@
 # make search-defenses   choose every defence's hyper-parameters on dev (hours; resumes); SET="booster sam" for some
 # make bench-defenses    measure them over three seeds (hours; resumes); SET="immunize.steps=96" changes the recipe
 # make bench-distil    noise_and_distil against its teacher at equal distance from the base (an hour; resumes)
-# make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (hours; resumes)
+# make bench-recipes     run every paper recipe on the built-in model, at SCALE=0.001 of its size (half an hour; resumes)
 # make bench       time and memory of the engine as ratios (docs/engine.md; 20 minutes); SECTIONS="steps growth" for some
 # make bench-check hold a quick run against those ratios: 1 if one is a regression (2 minutes)
 # make bench-generation  time an evaluation's answers against one prompt at a time (docs/generation.md; minutes)
