@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from architectures import LAYERS, NO_TOKENS, SMALL, seeded
 from boostershot import recipes
 from boostershot.cli import call
 from boostershot.config import load_recipe
@@ -91,14 +92,11 @@ def beavertails(n, start=0):
 
 def tiny_models(vocab):
     """By a recipe's ending, and the one of all other recipes: random, of two layers, of the published kind."""
-    like = tiny_llama(vocab=vocab, std=0.2)
-    shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    more = ("num_key_value_heads", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
-    same = {key: getattr(like.config, key) for key in (*shape, *more)}
+    same = {**SMALL, **LAYERS, **NO_TOKENS, "vocab_size": vocab, "initializer_range": 0.2}
     return {
-        "llama": like,
-        "gemma2": Gemma2ForCausalLM(Gemma2Config(**same, head_dim=8)),
-        "qwen2": Qwen2ForCausalLM(Qwen2Config(**same)),
+        "llama": tiny_llama(vocab=vocab, std=0.2),
+        "gemma2": seeded(Gemma2ForCausalLM, Gemma2Config(**same, head_dim=8)),
+        "qwen2": seeded(Qwen2ForCausalLM, Qwen2Config(**same)),
     }
 
 
@@ -107,8 +105,7 @@ def sources(tmp_path_factory):
     """Settings that put a tiny model and local files in place of the Hub's."""
     folder = tmp_path_factory.mktemp("hub")
     tokenizer = tiny_tokenizer(chat=False)
-    models = tiny_models(len(tokenizer))
-    for ending, model in models.items():
+    for ending, model in tiny_models(len(tokenizer)).items():
         model.save_pretrained(folder / ending)
         tokenizer.save_pretrained(folder / ending)
     write(folder / "beavertails_with_refusals.json", beavertails(150))
